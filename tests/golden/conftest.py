@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden cases: folders of inputs and outputs computed by independent implementations.
+
+`pytest tests/golden --golden-root DIR` runs every case directory found under DIR (layout of tests/golden/cases).
+"""
+
+from pathlib import Path
+
+DEFAULT_ROOT = Path(__file__).parent / "cases"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden-root", default=str(DEFAULT_ROOT), help="folder of golden cases")
+
+
+def case_dirs(root: Path, kind: str) -> list[Path]:
+    """Find the case folders of a kind: DIR/kind/case.json or DIR/kind/<name>/case.json."""
+    top = root / kind
+    if (top / "case.json").is_file():
+        return [top]
+    return sorted(path.parent for path in top.glob("*/case.json"))
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test that takes `<kind>_case` one run per case folder of that kind (`models_case`, `grpo_case` ...)."""
+    root = Path(metafunc.config.getoption("--golden-root"))
+    for name in metafunc.fixturenames:
+        if name.endswith("_case"):
+            kind = name.removesuffix("_case")
+            found = case_dirs(root, kind)
+            metafunc.parametrize(name, found, ids=[f"{kind}-{path.name}" for path in found])
