@@ -6,13 +6,6 @@
 
 from pathlib import Path
 
-DEFAULT_ROOT = Path(__file__).parent / "cases"
-
-
-def pytest_addoption(parser):
-    parser.addoption("--golden-root", default=str(DEFAULT_ROOT), help="folder of golden cases")
-
-
 def case_dirs(root: Path, kind: str) -> list[Path]:
     """Find the case folders of a kind: DIR/kind/case.json or DIR/kind/<name>/case.json."""
     top = root / kind
