@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes on disk: annotation files with pictures beside them, or parquet with the pictures inside."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .scenes import TASKS, SceneOptions, scene
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Contents of a PNG file of the picture."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def write_dataset(
+    task: str, num: int, out_dir: str | Path, seed: int = 0, container: str = "json", **options: Any
+) -> Path:
+    """Write num scenes of one split and return what to pass as data set.
+
+    Args:
+        container: json or jsonl (returns OUT/SPLIT.json[l]; pictures in OUT/images, image_root is OUT), or parquet
+            (returns OUT; one shard OUT/data/SPLIT-00000-of-00001.parquet with an `image` struct of bytes and path).
+        options: fields of SceneOptions.  Scenes depend on task, seed, split and options only.
+    """
+    if container not in ("json", "jsonl", "parquet"):
+        raise ValueError(f"container {container!r}: choose json, jsonl or parquet")
+    if num < 1:
+        raise ValueError(f"num {num}: a data set needs at least one scene")
+    split = SceneOptions(**options).split
+    drawn = _scenes(task, num, seed, options)
+    if container == "parquet":
+        return _write_parquet(drawn, Path(out_dir), split)
+    return _write_annotations(drawn, Path(out_dir), split, container)
+
+
+def write_splits(task: str, num: int, out_dir: str | Path, num_test: int = 500, **options: Any) -> tuple[Path, Path]:
+    """Write a training and a held-out split (train.*, test.*) side by side; options as write_dataset's."""
+    train = write_dataset(task, num, out_dir, split="train", **options)
+    return train, write_dataset(task, num_test, out_dir, split="test", **options)
+
+
+def _scenes(task: str, num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
+    if task not in TASKS:
+        raise ValueError(f"no scenes for task {task!r}; choose from {', '.join(TASKS)}")
+    split = SceneOptions(**options).split
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(f"{task} {split}".encode())])))
+    for _ in range(num):
+        yield scene(task, rng, **options)
+
+
+def _write_annotations(drawn: Iterator[tuple[Image.Image, dict[str, Any]]], out: Path, split: str, kind: str) -> Path:
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i_scene, (picture, row) in enumerate(drawn):
+        name = f"images/{split}_{i_scene:06d}.png"
+        (out / name).write_bytes(encode_png(picture))
+        rows.append({"image": name, **row})
+    path = out / f"{split}.{kind}"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n" if kind == "json" else "\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _write_parquet(drawn: Iterator[tuple[Image.Image, dict[str, Any]]], out: Path, split: str) -> Path:
+    import pyarrow  # heavy, and only this container needs it
+    import pyarrow.parquet
+
+    rows = []
+    for i_scene, (picture, row) in enumerate(drawn):
+        image = {"bytes": encode_png(picture), "path": f"{split}_{i_scene:06d}.png"}
+        rows.append({"image": image, **row})
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "data" / f"{split}-00000-of-00001.parquet")
+    return out
