@@ -6,8 +6,13 @@ Defaults train a 3B model on one 80 GB card.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,10 @@ class TrainingConfig:
     nonfinite: Literal["stop", "skip"] = "stop"
     report_to: tuple[str, ...] = ("visualdl",)
     log_completions: bool = True
+    logging_dir: str | None = None
+    """Folder of the VisualDL log; None: output_dir/logs."""
+    run_name: str | None = None
+    """A name of your own, kept in run.json."""
     bf16: bool = False
     fp16: bool = False
     """Loss scaling; for cards without bfloat16."""
@@ -154,3 +163,102 @@ class GrpoConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Everything `r1-mllm eval`, eval/test_rec.py and eval/test_r1-v.py can be told."""
+
+    model_path: str
+    """Checkpoint folder or hub id; weights, tokenizer and picture limits all come from here."""
+    model_name: str | None = None
+    """Label in the name of the results file; None: the last part of model_path."""
+    data_root: str = "."
+    """Folder of the data sets."""
+    image_root: str | None = None
+    test_datasets: tuple[str, ...] = ("refgta_subsample",)
+    """Names under data_root without their suffix (.json, .jsonl, .parquet), or paths of files."""
+    task: str | None = None
+    """None: rec for rows with a box, counting for whole-number answers, geometry for other ones."""
+    results_name: str | None = None
+    """First part of the results file's name; None: TASK_results."""
+    logs_dir: str = "logs"
+    batch_size: int = 32
+    sample_num: int = 500
+    """Rows to take, drawn with `seed` when the data set has more; 0 takes all."""
+    steps: int = 100
+    """Label in the name of the results file."""
+    method: Literal["r1", "baseline"] = "r1"
+    """r1 asks for thinking and an answer in tags; baseline asks a model that was not trained for that."""
+    seed: int = 42
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU; float16 for cards without bfloat16 (V100)."""
+    attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
+    max_new_tokens: int = 256
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    iou_threshold: float = 0.5
+    prompt_template: str | None = None
+    """YAML file that replaces the built-in prompts."""
+    system_prompt: str | None = None
+    overwrite: bool = False
+    """Answer every row again even if a results file of the same arguments is there."""
+
+
+def _problems(config: GrpoConfig) -> Iterator[str]:
+    """Say what cannot work, before anything is loaded."""
+    rollout, rewards, objective, training = config.rollout, config.reward, config.objective, config.training
+    if rollout.num_generations < 2:
+        yield f"num_generations {rollout.num_generations}: an answer is compared with its group, so at least 2"
+    if not rewards.reward_funcs:
+        yield "reward_funcs: at least one reward is needed"
+    if rewards.reward_weights is not None and len(rewards.reward_weights) != len(rewards.reward_funcs):
+        yield f"reward_weights: {len(rewards.reward_weights)} weights for {len(rewards.reward_funcs)} reward_funcs"
+    if training.bf16 and training.fp16:
+        yield "bf16 and fp16: choose one"
+    if rollout.temperature <= 0:
+        yield f"temperature {rollout.temperature}: equal answers teach nothing, it must be above 0 for training"
+    for name, value in (("epsilon", objective.epsilon), ("learning_rate", config.optimizer.learning_rate)):
+        if value < 0:
+            yield f"{name} {value}: must not be negative"
+    for name in _AT_LEAST_ONE:
+        value = flatten(config)[name]
+        if value < 1:
+            yield f"{name} {value}: must be at least 1"
+    if training.max_steps < 1 and training.num_train_epochs <= 0:
+        yield "max_steps and num_train_epochs: one of them must be above 0"
+
+
+_AT_LEAST_ONE = (
+    "max_prompt_length",
+    "max_completion_length",
+    "rollout_batch_rows",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_iterations",
+    "tokens_per_pack",
+    "logging_steps",
+)
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Return every field of a dataclass and its components under its flag's name; tuples become lists."""
+    flat: dict[str, Any] = {}
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value))
+        else:
+            flat[entry.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def save_args(config: Any, path: Path) -> None:
+    """Write the resolved settings as YAML that `--config` reads back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(flatten(config), sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -6,9 +6,27 @@ Paddle is missing.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 import warnings
+from types import ModuleType
+
+USAGE, DATA, MODEL, OUTPUT, DISK, STOPPED, NONFINITE, REWARDS = 64, 65, 66, 73, 74, 75, 76, 77
+"""Exit codes: wrong settings, bad data, bad model files, folder not usable, disk full, stopped and saved,
+non-finite numbers, failing rewards."""
+
+OLDEST_PADDLE = (3, 1)
+CPU_INSTALL = 'pip install "paddlepaddle>=3.1,<4"'
+GPU_INSTALL = 'pip install "paddlepaddle-gpu>=3.1,<4" -i https://www.paddlepaddle.org.cn/packages/stable/cu126/'
+
+
+class Stop(Exception):
+    """An end of the program the user can do something about: one message and the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int = USAGE) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def _cpu_vendor_and_flags() -> tuple[str, set[str]]:
@@ -58,3 +76,40 @@ def _keep_freed_memory() -> None:
     m_mmap_threshold, m_trim_threshold = -3, -1
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def require_paddle() -> ModuleType:
+    """Return the paddle module, its environment prepared; a missing, broken or too old one ends the program.
+
+    The message is one sentence that says what is wrong and the line that installs the right one.
+    """
+    prepare(int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+    how = f"For a CPU: {CPU_INSTALL}\nFor NVIDIA GPUs: {GPU_INSTALL}"
+    try:
+        paddle = importlib.import_module("paddle")
+    except ImportError as error:
+        missing = error.name == "paddle"
+        what = "PaddlePaddle is not installed." if missing else f"PaddlePaddle cannot be imported: {error}."
+        raise SystemExit(f"{what}\n{how}") from error
+    found = _release(paddle.__version__)
+    if found != (0, 0) and found < OLDEST_PADDLE:
+        wanted = ".".join(map(str, OLDEST_PADDLE))
+        raise SystemExit(f"PaddlePaddle {paddle.__version__} is too old, {wanted} or newer is needed.\n{how}")
+    return paddle
+
+
+def _release(version: str) -> tuple[int, int]:
+    """Read major and minor; (0, 0), which Paddle's own development builds carry, when there are none."""
+    parts = version.split(".")
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+        return 0, 0
+    return int(parts[0]), int(parts[1])
+
+
+def check_device() -> str:
+    """Return the device Paddle will use ("cpu" or "gpu:N"); name a GPU that the installed wheel cannot use."""
+    paddle = require_paddle()
+    device = paddle.device.get_device()
+    if device == "cpu" and not paddle.device.is_compiled_with_cuda() and os.path.exists("/dev/nvidia0"):
+        warnings.warn(f"there is a GPU, but this PaddlePaddle is the CPU wheel; {GPU_INSTALL}", stacklevel=2)
+    return device

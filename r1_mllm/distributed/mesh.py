@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who this process is among those `paddle.distributed.launch` started."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+
+import paddle.distributed as dist
+from paddle.distributed import fleet
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """This process's place among data-parallel processes."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def init() -> Mesh:
+    """Join the processes of the launcher (gloo on a CPU, NCCL on GPUs); alone, do nothing.  May be called again."""
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) <= 1:
+        return Mesh()
+    if not dist.is_initialized():
+        with contextlib.redirect_stdout(io.StringIO()):  # a banner of flags, on every rank
+            fleet.init(is_collective=True)
+    return Mesh(dist.get_rank(), dist.get_world_size())

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's folder: who may write it, where it continues, and checkpoints that are whole or absent.
+
+    OUTPUT_DIR/run.json             what was asked for; decides whether the same run continues
+    OUTPUT_DIR/metrics.jsonl        cut back to the resumed step
+    OUTPUT_DIR/checkpoint-N/        weights, config and tokenizer in published layout (transformers loads it as it is)
+        state/optimizer.safetensors     under structured names
+        state/trainer.json  state/rng-rankNNN.json
+        MANIFEST.json                   sizes and hashes, written last
+
+With several ranks, rank 0 decides and writes; every method here must be called by all of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from .. import __version__
+from ..config import flatten
+from ..distributed import collectives
+from ..runtime import DISK, MODEL, OUTPUT, USAGE, Stop
+from . import durable, rng
+
+WriteWeights = Callable[[Path], None]
+
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+)
+"""Files of a model folder that are copied beside the weights, so that a checkpoint loads alone."""
+
+FREE_KEYS = frozenset(
+    "output_dir overwrite_output_dir resume_from_checkpoint logging_dir run_name logging_steps save_steps "
+    "save_total_limit eval_steps eval_num report_to log_completions dataloader_num_workers num_generations_eval".split()
+)
+"""Settings that may change between the parts of one run: they do not touch what is learnt."""
+
+_STEP = re.compile(r"checkpoint-(\d+)$")
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A verified checkpoint to continue from; tensors are read when asked for."""
+
+    path: Path
+    step: int
+    trainer: Mapping[str, Any]
+    """What `Run.save` was given as trainer_state."""
+
+    def optimizer_state(self, expected: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Read the optimizer's arrays under the names they were saved with (shapes and dtypes as saved).
+
+        Args:
+            expected: the names the optimizer has now; any difference is an error that lists it.
+        """
+        path = self.path / "state" / "optimizer.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+            if expected is not None and names != set(expected):
+                missing, surplus = sorted(set(expected) - names), sorted(names - set(expected))
+                raise Stop(f"{path}: optimizer state does not fit; missing {missing}, surplus {surplus}", MODEL)
+            return {name: file.get_tensor(name) for name in sorted(names)}
+
+    def restore_rng(self, rank: int = 0) -> None:
+        """Set Python's, NumPy's and Paddle's generators as they were; a rank that did not exist then keeps its own."""
+        path = self.path / "state" / f"rng-rank{rank:03d}.json"
+        if path.is_file():
+            rng.restore(json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass
+class Run:
+    """An output folder this process holds the lock of."""
+
+    output_dir: Path
+    resume_point: ResumePoint | None
+    save_total_limit: int | None = None
+    rank: int = 0
+    lock: TextIO | None = field(default=None, repr=False)
+
+    def save(
+        self,
+        step: int,
+        write_weights: WriteWeights,
+        optimizer_state: Mapping[str, np.ndarray],
+        trainer_state: Mapping[str, Any],
+        source: Path | None = None,
+    ) -> Path:
+        """Write checkpoint-<step>, whole or not at all, then drop the oldest valid ones over the limit.
+
+        Args:
+            write_weights: writes weights and config in published layout into the folder it is given.
+            optimizer_state: structured name -> array or tensor, float32 or integer, any shape.
+            trainer_state: JSON values (stream position, scheduler, counters).
+            source: model folder whose tokenizer and processor files are copied beside the weights.
+        """
+        final = self.output_dir / f"checkpoint-{step}"
+        generators = collectives.gather_objects(rng.state())
+
+        def fill(folder: Path) -> None:
+            write_weights(folder)
+            copy_companions(source, folder)
+            state = folder / "state"
+            state.mkdir()
+            save_file({name: _host(name, value) for name, value in optimizer_state.items()}, _optimizer_path(folder))
+            trainer = {"step": step, "world": len(generators), "trainer": dict(trainer_state)}
+            (state / "trainer.json").write_text(json.dumps(trainer, indent=1), encoding="utf-8")
+            for i_rank, generator in enumerate(generators):
+                (state / f"rng-rank{i_rank:03d}.json").write_text(json.dumps(generator), encoding="utf-8")
+
+        self._on_first_rank(lambda: durable.publish(final, step, fill), f"checkpoint-{step}")
+        if self.rank == 0:
+            self._drop_old(step)
+        return final
+
+    def export(self, step: int, write_weights: WriteWeights, source: Path | None = None) -> Path:
+        """Write OUTPUT_DIR/final: weights, config, tokenizer in published layout, without training state."""
+        final = self.output_dir / "final"
+
+        def fill(folder: Path) -> None:
+            write_weights(folder)
+            copy_companions(source, folder)
+
+        self._on_first_rank(lambda: durable.publish(final, step, fill), "final")
+        return final
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+
+    def _on_first_rank(self, write: Callable[[], None], what: str) -> None:
+        """Let rank 0 write; when that fails every rank stops, with the older checkpoints untouched."""
+        problem = None
+        if self.rank == 0:
+            try:
+                write()
+            except OSError as error:
+                problem = f"could not write {self.output_dir / what}: {error}; older checkpoints are untouched"
+        problem = collectives.broadcast_object(problem)
+        if problem:
+            raise Stop(problem, DISK)
+
+    def _drop_old(self, step: int) -> None:
+        """Keep the newest save_total_limit valid checkpoints up to this step."""
+        if not self.save_total_limit:
+            return
+        older = [path for number, path in checkpoints(self.output_dir) if number <= step]
+        valid = [path for path in older if durable.damage(path, hashes=False) is None]
+        for path in valid[self.save_total_limit :]:
+            durable.remove(path)
+
+
+def open_run(config: Any, facts: Mapping[str, Any] | None = None, rank: int = 0) -> Run:
+    """Take the output folder, decide where the run continues, and prepare the folder for it.
+
+    auto: continue from the newest valid checkpoint when the folder holds a run with the same settings; refuse, naming
+    what differs, when it holds another.  A checkpoint folder: continue from it, whatever the settings.
+    never: start anew, in a folder without a run.  overwrite_output_dir moves an earlier run aside first.
+
+    Args:
+        config: GrpoConfig or a dataclass with a `training: TrainingConfig` component.
+        facts: further JSON values that must not change (number of examples, a hash of the rows).
+    """
+    training = config.training
+    folder = Path(training.output_dir)
+    lock, found = None, (None, None)
+    if rank == 0:
+        try:
+            lock = take_lock(folder)
+            found = (_prepare(config, dict(facts or {})), None)
+        except Stop as stop:
+            found = (None, (str(stop), stop.code))
+    path, refusal = collectives.broadcast_object(found)
+    if refusal:
+        if lock is not None:
+            lock.close()
+        raise Stop(*refusal)
+    point = load_point(Path(path)) if path else None
+    return Run(folder, point, training.save_total_limit, rank, lock)
+
+
+def take_lock(folder: Path) -> TextIO:
+    """Lock the folder for this process, or refuse naming the process that holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise Stop(f"output_dir {folder} cannot be written: {error}", OUTPUT) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip()
+        lock.close()
+        raise Stop(f"output_dir {folder} is in use by {owner or 'another process'}", OUTPUT) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    lock.flush()
+    return lock
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """List (step, path) of the folder's checkpoints, newest first, valid or not."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _STEP.search(path.name))]
+    return sorted(found, reverse=True)
+
+
+def latest_valid(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose files are as written; each damaged one passed over is named on stderr.
+
+    None when there is no checkpoint at all; when there are only damaged ones that is an error, never a fresh start.
+    """
+    found = checkpoints(folder)
+    for _, path in found:
+        problem = durable.damage(path)
+        if problem is None:
+            return path
+        print(f"warning: {path} is passed over: {problem}", file=sys.stderr)
+    if found:
+        raise Stop(f"every checkpoint in {folder} is damaged; start elsewhere or with --overwrite_output_dir", MODEL)
+    return None
+
+
+def load_point(path: Path) -> ResumePoint:
+    """Open a checkpoint (already verified) for resuming."""
+    saved = json.loads((path / "state" / "trainer.json").read_text(encoding="utf-8"))
+    return ResumePoint(path, int(saved["step"]), saved["trainer"])
+
+
+def copy_companions(source: Path | None, folder: Path) -> None:
+    """Copy tokenizer and processor files that are there; files already written stay."""
+    for name in COMPANIONS if source else ():
+        if (source / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
+    """Rank 0: sweep leftovers, move aside or compare with the earlier run, choose the checkpoint, cut the logs."""
+    training = config.training
+    folder = Path(training.output_dir)
+    durable.sweep(folder)
+    if training.overwrite_output_dir:
+        _move_aside(folder)
+    record = {"config": flatten(config), "facts": facts, "version": __version__}
+    earlier = _earlier_run(folder)
+    choice = training.resume_from_checkpoint
+    if choice not in ("auto", "never"):
+        path = _explicit(Path(choice))
+        _warn_about(_differences(earlier, record))
+    elif earlier is None:
+        if checkpoints(folder):
+            raise Stop(f"{folder} has checkpoints but no run.json; name one with --resume_from_checkpoint", USAGE)
+        path = None
+    elif choice == "never":
+        raise Stop(f"{folder} holds a run; --overwrite_output_dir moves it aside, or choose another folder", USAGE)
+    else:
+        _refuse(folder, _differences(earlier, record))
+        path = latest_valid(folder)
+    durable.write_json(folder / "run.json", record)
+    step = int(_STEP.search(path.name)[1]) if path else 0
+    inside = path is None or path.resolve().parent == folder.resolve()
+    for name in ("metrics.jsonl", "completions.jsonl", "eval.jsonl"):
+        durable.cut_after(folder / name, step if inside and path else -1)
+    if path:
+        print(f"resuming from step {step}: {path}", file=sys.stderr)
+    return str(path) if path else None
+
+
+def _explicit(path: Path) -> Path:
+    path = path.resolve()
+    if not _STEP.search(path.name):
+        raise Stop(f"--resume_from_checkpoint {path}: expected auto, never or a folder named checkpoint-N", USAGE)
+    if problem := durable.damage(path):
+        raise Stop(f"cannot resume from {path}: {problem}", MODEL)
+    return path
+
+
+def _earlier_run(folder: Path) -> dict[str, Any] | None:
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Stop(f"{path} is damaged ({error}); --overwrite_output_dir moves the run aside", OUTPUT) from error
+
+
+def _differences(earlier: dict[str, Any] | None, record: dict[str, Any]) -> list[str]:
+    """List "name: then -> now" for every setting and fact that matters."""
+    if earlier is None:
+        return []
+    lines = []
+    for part in ("config", "facts"):
+        then, now = earlier.get(part, {}), json.loads(json.dumps(record[part]))
+        for key in sorted((set(then) | set(now)) - FREE_KEYS):
+            if then.get(key) != now.get(key):
+                lines.append(f"{key}: {then.get(key)!r} -> {now.get(key)!r}")
+    return lines
+
+
+def _refuse(folder: Path, differences: list[str]) -> None:
+    if differences:
+        listed = "\n  ".join(differences)
+        raise Stop(
+            f"{folder} holds a run with other settings:\n  {listed}\n"
+            "Give the same settings to continue it, another --output_dir, or --overwrite_output_dir.",
+            USAGE,
+        )
+
+
+def _warn_about(differences: list[str]) -> None:
+    for line in differences:
+        print(f"warning: resuming with another setting: {line}", file=sys.stderr)
+
+
+def _move_aside(folder: Path) -> None:
+    """Move everything but the lock into OUTPUT_DIR.bak-<time>; nothing is deleted."""
+    entries = [path for path in folder.iterdir() if path.name != ".lock"]
+    if not entries:
+        return
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = folder.with_name(f"{folder.name}.bak-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{folder.name}.bak-{stamp}-{number}")
+    aside.mkdir()
+    for path in entries:
+        os.rename(path, aside / path.name)
+    print(f"the earlier run was moved to {aside}", file=sys.stderr)
+
+
+def _optimizer_path(folder: Path) -> Path:
+    return folder / "state" / "optimizer.safetensors"
+
+
+def _host(name: str, value: Any) -> np.ndarray:
+    """Copy an optimizer array to host memory as it is."""
+    array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else value.numpy())
+    if array.dtype == np.uint16:
+        raise ValueError(f"optimizer state {name!r} is bfloat16; keep it in float32")
+    return array
