@@ -131,7 +131,7 @@ class TrainingConfig:
     num_iterations: int = 1
     """Optimizer steps per rollout (mu in the GRPO paper)."""
     tokens_per_pack: int = 8192
-    """Budget of one packed forward pass; a group never splits, so one larger than this gets a pack of its own."""
+    """Budget of one packed forward pass; a larger group is spread over several, its prompt repeated."""
     seed: int = 42
     logging_steps: int = 1
     save_steps: int = 100
