@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flags that people's scripts carry over from PaddleNLP, TRL and VLM-R1: each is accepted and says what happens, or is
+refused when ignoring it would change the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """A flag of another program."""
+
+    says: str
+    """What happens here instead; one line."""
+    harmless: frozenset[str] | None = None
+    """Lower-case values that may be passed over; None: all of them.  Any other value is an error."""
+
+
+RENAMED = {
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "data_file_paths": "dataset_name",
+    "dtype": "torch_dtype",
+    "epochs": "num_train_epochs",
+    "freeze_vision_modules": "freeze_vision",
+    "gradient_checkpointing": "recompute",
+    "image_folders": "image_root",
+    "lr": "learning_rate",
+    "task_type": "task",
+}
+"""Another program's name -> ours, same values."""
+
+VALUES = {
+    ("attn_implementation", "sdpa"): "auto",
+    ("resume_from_checkpoint", "true"): "auto",
+    ("resume_from_checkpoint", "false"): "never",
+    ("resume_from_checkpoint", "none"): "auto",
+    ("scale_rewards", "true"): "group",
+    ("scale_rewards", "false"): "none",
+}
+"""(our name, another program's value in lower case) -> our value."""
+
+_OFF = frozenset({"false", "0", "no", "none", ""})
+_ONE = frozenset({"1", "-1", "none"})
+_FULL_OPTIMIZER = "not sharded: every device keeps the whole optimizer state"
+_ONE_DEVICE = "each device holds the whole model; devices share the prompts"
+_FLOAT32 = "gradients and optimizer state are float32 always"
+_KEPT = "a checkpoint always keeps what resuming needs"
+_NO_DEEPSPEED = "training runs through Paddle's own data parallelism"
+
+LEGACY = {
+    "amp_master_grad": Legacy(_FLOAT32),
+    "amp_custom_black_list": Legacy("passed over: softmax, losses and log-probabilities are float32 always"),
+    "amp_custom_white_list": Legacy("passed over: weights and activations keep the dtype they were loaded in"),
+    "dataset_config": Legacy("data sets have no named parts here", _OFF | {"main", "default"}),
+    "dataloader_drop_last": Legacy("passed over: batches are always full; an epoch's rest joins the next one"),
+    "ddp_find_unused_parameters": Legacy("passed over: a missing gradient counts as zeros"),
+    "ddp_timeout": Legacy("passed over: Paddle's launcher has its own time limit"),
+    "deepspeed": Legacy(_NO_DEEPSPEED),
+    "disable_tqdm": Legacy("the progress bar shows on interactive terminals only"),
+    "do_eval": Legacy("evaluation runs whenever --eval_dataset_name is given"),
+    "do_predict": Legacy("use `r1-mllm eval` for predictions", _OFF),
+    "do_train": Legacy("training is what this command does"),
+    "ds3_gather_for_generation": Legacy("passed over: weights are not sharded"),
+    "eval_strategy": Legacy("--eval_steps decides when evaluation runs"),
+    "evaluation_strategy": Legacy("--eval_steps decides when evaluation runs"),
+    "flash_attention": Legacy("--attn_implementation decides"),
+    "fp16_opt_level": Legacy("weights and activations are kept in the chosen dtype (O2); " + _FLOAT32),
+    "fp16_full_eval": Legacy("evaluation uses the training dtype"),
+    "fuse_attention_qkv": Legacy("passed over: layers keep the published layout"),
+    "gradient_checkpointing_kwargs": Legacy("passed over: --recompute has no options"),
+    "hybrid_parallel_topo_order": Legacy("passed over: there is one kind of parallelism, over prompts"),
+    "ignore_bias_buffers": Legacy("passed over: the model has no bias buffers"),
+    "local_rank": Legacy("passed over: Paddle's launcher tells each process its rank"),
+    "log_level": Legacy("passed over"),
+    "logging_first_step": Legacy("the first step is always logged"),
+    "logging_strategy": Legacy("--logging_steps decides", frozenset({"steps"})),
+    "model_init_kwargs": Legacy("passed over: config.json and --torch_dtype, --attn_implementation decide", _OFF),
+    "optim": Legacy("the optimizer is AdamW", frozenset({"adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"})),
+    "pipeline_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
+    "push_to_hub": Legacy("nothing is uploaded", _OFF),
+    "ref_model_mixup_alpha": Legacy("passed over: the reference model stays as it was at the start"),
+    "ref_model_sync_steps": Legacy("passed over: the reference model stays as it was at the start"),
+    "remove_unused_columns": Legacy("passed over: columns that are not needed do no harm"),
+    "save_on_each_node": Legacy("passed over: rank 0 writes checkpoints"),
+    "save_only_model": Legacy(_KEPT),
+    "save_safetensors": Legacy("checkpoints are safetensors", frozenset({"true", "1", "yes"})),
+    "save_strategy": Legacy("--save_steps decides", frozenset({"steps"})),
+    "sep_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
+    "sharding": Legacy(_FULL_OPTIMIZER),
+    "sharding_parallel_config": Legacy(_FULL_OPTIMIZER),
+    "sharding_parallel_degree": Legacy(_FULL_OPTIMIZER),
+    "skip_memory_metrics": Legacy("passed over"),
+    "skip_profile_timer": Legacy("passed over"),
+    "sync_ref_model": Legacy("the reference model stays as it was at the start", _OFF),
+    "tensor_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
+    "tf32": Legacy("passed over: Paddle's own setting stays"),
+    "trust_remote_code": Legacy("no code of a checkpoint is ever run", _OFF),
+    "use_flash_attention": Legacy("--attn_implementation decides"),
+    "use_liger_kernel": Legacy("passed over: log-probabilities are computed in blocks always", _OFF),
+    "use_peft": Legacy("all weights are trained; adapters are not there", _OFF),
+    "use_vllm": Legacy("completions come from the built-in engine", _OFF),
+}
+"""Name -> what happens."""
