@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples of a run, and what becomes of rows and pictures that are not in order."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...config import DataConfig
+from ...records import Example
+from ...tasks import get_task
+from .. import read
+from . import quarantine, recipe
+from .pictures import PictureRoot
+from .recipe import Entry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class DatasetCount:
+    """What happened to the rows of one entry."""
+
+    name: str
+    num_rows: int = 0
+    """Rows in the file or split."""
+    num_taken: int = 0
+    """Rows the sampling strategy chose."""
+    num_kept: int = 0
+
+
+@dataclass
+class LoadReport:
+    """What was read, what was set aside and why."""
+
+    datasets: list[DatasetCount] = field(default_factory=list)
+    problems: list[quarantine.Problem] = field(default_factory=list)
+    """Bad rows and missing pictures; with data_policy strict there are none, because loading stopped."""
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        """Keep a warning and log it."""
+        self.warnings.append(message)
+        log.warning("%s", message)
+
+    def summary(self) -> str:
+        """One line per data set."""
+        return "\n".join(
+            f"{count.name}: {count.num_kept} examples of {count.num_taken} chosen from {count.num_rows} rows"
+            for count in self.datasets
+        )
+
+
+def load_examples(
+    data_config: DataConfig, split: str = "train", quarantine_file: str | Path = "quarantine.jsonl"
+) -> tuple[list[Example], LoadReport]:
+    """Read, choose and check the examples of a split.
+
+    Args:
+        split: "train" reads dataset_name; anything else reads eval_dataset_name, or the held-out part of dataset_name
+            (val_datasets, dataset_test_split), and returns no example when neither is there.
+        quarantine_file: where data_policy quarantine writes the rows it removed; not touched when there are none.
+    """
+    report = LoadReport()
+    examples: list[Example] = []
+    for entry in _entries(data_config, split, report):
+        examples.extend(_load_entry(entry, data_config, report))
+    if report.problems and data_config.data_policy == "strict":
+        raise ValueError(quarantine.explain(report.problems))
+    if report.problems:
+        quarantine.write(report.problems, Path(quarantine_file))
+        num_removed = len({problem.where for problem in report.problems})
+        report.warn(f"{num_removed} rows set aside; they are listed in {quarantine_file}")
+    if not examples and split == "train":
+        raise ValueError(f"{data_config.dataset_name}: no example left to train on")
+    return examples, report
+
+
+def num_shared(train: Iterable[Example], held_out: Iterable[Example]) -> int:
+    """Count the held-out examples that training also sees (same pictures and same question), and warn of them."""
+    seen = {_identity(example) for example in train}
+    num = sum(_identity(example) in seen for example in held_out)
+    if num:
+        log.warning("%d held-out examples are also in the training data", num)
+    return num
+
+
+def _identity(example: Example) -> int:
+    return hash((example.question, example.images))
+
+
+def _entries(config: DataConfig, split: str, report: LoadReport) -> list[Entry]:
+    training = split == "train"
+    name = config.dataset_name if training else config.eval_dataset_name or config.dataset_name
+    if not name:
+        raise ValueError("no data set given: pass --dataset_name FILE, FOLDER or MIXTURE.yaml")
+    path = recipe.located(name, [Path()])
+    if path.suffix in (".yaml", ".yml"):
+        entries = recipe.read_mixture(path, training, own_file=training or bool(config.eval_dataset_name))
+    elif training or config.eval_dataset_name or _has_split(path, config.dataset_test_split):
+        wanted = config.dataset_train_split if training else config.dataset_test_split
+        entries = [Entry(path, name, split=wanted)]
+    else:
+        entries = []
+    if not entries and not training:
+        report.warn(f"{name}: no evaluation data; pass --eval_dataset_name to evaluate")
+    for twice in _repeated([str(entry.path.resolve()) for entry in entries]):
+        report.warn(f"{name}: {twice} is listed more than once, so its rows weigh more")
+    return entries
+
+
+def _has_split(path: Path, split: str) -> bool:
+    return split in read.splits(path)
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _load_entry(entry: Entry, config: DataConfig, report: LoadReport) -> list[Example]:
+    problems: list[quarantine.Problem] = []
+
+    def set_aside(where: str, message: str) -> None:
+        problems.append(quarantine.Problem(entry.name, where, "row", message))
+
+    rows: list[tuple[read.Row | None, str]] = []
+    split = _usable_split(entry)
+    for row, where in read.rows(entry.path, split, on_bad=set_aside):
+        rows.append((row, where))
+    count = DatasetCount(entry.name, num_rows=len(rows) + len(problems))
+    seed = np.random.SeedSequence([config.data_seed, zlib.crc32(entry.name.encode())])
+    chosen, asked = recipe.parse_strategy(entry.strategy)(len(rows), np.random.Generator(np.random.Philox(seed)))
+    if asked > len(rows):
+        report.warn(f"{entry.name}: {entry.strategy} asks for {asked} rows, there are only {len(rows)}")
+    root = PictureRoot(entry.image_root or config.image_root or _folder_of(entry.path), config.allow_outside_image_root)
+    kept = []
+    for number in chosen:
+        row, where = rows[number]
+        example = _checked_example(row, where, entry, (config.task, root), problems)
+        if example is not None:
+            kept.append(example)
+    count.num_taken, count.num_kept = len(chosen), len(kept)
+    report.datasets.append(count)
+    report.problems.extend(problems)
+    return kept
+
+
+def _usable_split(entry: Entry) -> str | None:
+    """The split to read: the wanted one of a folder, or none for files and folders that hold just one."""
+    names = read.splits(entry.path)
+    return entry.split if entry.split in names or len(names) > 1 else None
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _checked_example(
+    row: read.Row, where: str, entry: Entry, settings: tuple[str | None, PictureRoot], problems: list
+) -> Example | None:
+    """The row's example with pictures found, or None and a problem more."""
+    default_task, root = settings
+    task = entry.task or default_task or row.get("task")
+    if not isinstance(task, str):
+        raise ValueError(f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row")
+    try:
+        example = get_task(task).example(row, where)
+    except ValueError as error:
+        problems.append(quarantine.Problem(entry.name, where, "row", str(error), row))
+        return None
+    images, complaints = root.find(example.images)
+    for message in complaints:
+        problems.append(quarantine.Problem(entry.name, where, "image", message, row))
+    return None if complaints else replace(example, images=images)
