@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`r1-mllm eval` and the scripts in eval/: data sets in, one results file per data set out."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import runtime
+from ..config import EvalConfig, RewardConfig
+from ..data.read import rows
+from ..records import Example
+from ..tasks import get_task
+from .evaluate import EvalResult, evaluate, summarise
+from .options import parse
+from .partial import PartialResults, fingerprint, finished_with
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+LABELS = ("model_name", "steps", "results_name", "logs_dir", "batch_size", "overwrite", "test_datasets", "data_root")
+"""Settings that change no row."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set, ready to be asked."""
+
+    name: str
+    path: Path
+    task: str
+    examples: Sequence[Example]
+    num_rows: int
+    """Rows of the file, of which `examples` are a draw."""
+
+
+def main(description: str, argv: Sequence[str] | None = None, **defaults: Any) -> None:
+    """Run an evaluation script; wrong input ends it with one sentence instead of a traceback."""
+    config = parse(description, argv, **defaults)
+    try:
+        sets = load_sets(config)
+        templates = load_templates(config)
+        model_dir = find_model(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    evaluate_sets(config, sets, templates, model_dir)
+
+
+def run(config: EvalConfig) -> list[EvalResult]:
+    """Evaluate every data set of the configuration, in order; the results are also on disk."""
+    return evaluate_sets(config, load_sets(config), load_templates(config), find_model(config))
+
+
+def load_sets(config: EvalConfig) -> list[DataSet]:
+    """Read and check all data sets before any model is loaded."""
+    return [load_set(name, config) for name in config.test_datasets]
+
+
+def load_set(name: str, config: EvalConfig) -> DataSet:
+    """Draw the rows of one data set and turn them into examples whose pictures exist."""
+    path = find_data(name, config.data_root)
+    table = list(rows(str(path)))
+    if not table:
+        raise ValueError(f"{path} has no rows")
+    task = config.task or guess_task([row for row, _ in table])
+    drawn = draw(table, config.sample_num, config.seed)
+    examples = [get_task(task).example(row, where, config.image_root) for row, where in drawn]
+    pictures = {picture for example in examples for picture in example.images if isinstance(picture, str)}
+    missing = sorted(picture for picture in pictures if not Path(picture).is_file())
+    if missing:
+        listed = "".join(f"\n  {picture}" for picture in missing[:10])
+        more = f"\n  ... and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(pictures)} pictures are missing; check --image_root {config.image_root}, "
+            f"or get them with `r1-mllm data prepare`:{listed}{more}"
+        )
+    return DataSet(Path(name).stem if Path(name).suffix in SUFFIXES else name, path, task, examples, len(table))
+
+
+def find_data(name: str, data_root: str) -> Path:
+    """The file of a data set: a path as given, or NAME.json, .jsonl or .parquet under `data_root`."""
+    if Path(name).suffix in SUFFIXES and Path(name).is_file():
+        return Path(name)
+    candidates = [Path(data_root) / f"{name}{suffix}" for suffix in ("", *SUFFIXES)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"data set {name!r} is not there: none of {', '.join(str(path) for path in candidates[1:])} exists; check "
+        "--data_root and --test_datasets, or get it with `r1-mllm data prepare`"
+    )
+
+
+def guess_task(table: Sequence[dict[str, Any]]) -> str:
+    """Tell what the rows ask for: a box, a whole number, or anything else that can be written as an answer."""
+    answers = [row.get("solution", row.get("ground_truth")) for row in table]
+    if all(isinstance(answer, list) and len(answer) == 4 for answer in answers):
+        return "rec"
+    return "counting" if all(isinstance(answer, int) for answer in answers) else "geometry"
+
+
+def draw(table: Sequence[Any], num: int, seed: int) -> list[Any]:
+    """The first `num` after a seeded shuffle; all in file order when there are no more than that, or `num` is 0."""
+    if num < 0:
+        raise ValueError(f"--sample_num {num} is negative; 0 takes all rows")
+    if num == 0 or num >= len(table):
+        return list(table)
+    shuffled = list(table)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled[:num]
+
+
+def load_templates(config: EvalConfig) -> dict[str, Any] | None:
+    """Prompts of --prompt_template, or None for the built-in ones."""
+    if config.prompt_template is None:
+        return None
+    path = Path(config.prompt_template)
+    if not path.is_file():
+        raise ValueError(f"--prompt_template {path} is not a file")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def find_model(config: EvalConfig) -> Path:
+    """The checkpoint's folder, downloaded if `model_path` is a hub id."""
+    runtime.prepare()
+    runtime.require_paddle()
+    from ..models.weights import resolve  # after prepare(): Paddle reads its environment when it loads
+
+    return Path(resolve(config.model_path))
+
+
+def evaluate_sets(
+    config: EvalConfig, sets: Sequence[DataSet], templates: dict[str, Any] | None, model_dir: Path
+) -> list[EvalResult]:
+    """Answer what is not answered yet, write one results file per data set and print the accuracies."""
+    runtime.prepare()
+    from .load import load  # after prepare(): Paddle reads its environment when it loads
+
+    loaded = None
+    results = []
+    for data_set in sets:
+        path = results_path(config, data_set)
+        key = fingerprint(
+            {"task": data_set.task, **_kept_settings(config), "templates": templates},
+            [data_set.path],
+            sorted(entry for entry in model_dir.iterdir() if entry.suffix in (".json", ".jinja", ".safetensors")),
+        )
+        print(f"{data_set.name}: {len(data_set.examples)} of {data_set.num_rows} rows, task {data_set.task}")
+        done = None if config.overwrite else finished_with(path, key)
+        if done is not None:
+            print(f"{path} has these results already; --overwrite answers again")
+            results.append(summarise(done["results"]))
+            continue
+        loaded = loaded or load(model_dir, config)
+        results.append(_evaluate_set(config, data_set, templates, loaded, path, key))
+    for data_set, result in zip(sets, results, strict=True):
+        low, high = result.interval
+        print(f"Accuracy of {data_set.name}: {result.accuracy:.2f}% ({result.num} rows, 95% {low:.2f} to {high:.2f})")
+    return results
+
+
+def _kept_settings(config: EvalConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in LABELS}
+
+
+def _evaluate_set(
+    config: EvalConfig, data_set: DataSet, templates: dict[str, Any] | None, loaded: Any, path: Path, key: str
+) -> EvalResult:
+    partial = PartialResults(path, key, restart=config.overwrite)
+    if partial.rows:
+        print(f"{len(partial.rows)} rows are answered already; going on from there")
+    remaining = data_set.examples[len(partial.rows) :]
+    if remaining:
+        evaluate(
+            loaded.engine,
+            loaded.processor,
+            remaining,
+            reward_config=RewardConfig(iou_threshold=config.iou_threshold),
+            on_rows=partial.add,
+            progress=True,
+            method=config.method,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+            templates=templates,
+            system_prompt=config.system_prompt,
+        )
+    result = summarise(partial.rows)
+    settings = dataclasses.asdict(config)
+    result.write(
+        path, dataset=data_set.name, task=data_set.task, dtype=loaded.dtype, settings=settings, fingerprint=key
+    )
+    partial.remove()
+    print(f"Results saved to {path}")
+    return result
+
+
+def results_path(config: EvalConfig, data_set: DataSet) -> Path:
+    """LOGS/rec_results_DATASET_MODEL_METHOD_STEPS.json with the model's label in lower case."""
+    label = (config.model_name or Path(config.model_path).name).lower().replace("/", "_")
+    first = config.results_name or f"{data_set.task}_results"
+    return Path(config.logs_dir) / f"{first}_{data_set.name}_{label}_{config.method}_{config.steps}.json"

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of an evaluation: engine, processor and the dtype its weights are kept in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import paddle
+
+from ..config import EvalConfig, RolloutConfig
+from ..models.weights import load_pretrained
+from ..processing.prompt import Processor
+from ..rollout.engine import Engine
+
+
+@dataclass(frozen=True)
+class Loaded:
+    engine: Engine
+    processor: Processor
+    dtype: str
+
+
+def load(model_dir: Path, config: EvalConfig) -> Loaded:
+    """Load weights, tokenizer and picture limits from one folder, which decides the model family."""
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "float32"
+        print(f"computing in {dtype}")
+    processor = Processor.from_pretrained(model_dir, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    model = load_pretrained(model_dir, dtype=dtype)
+    model.eval()
+    rollout = RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)
+    return Loaded(Engine(model, processor.tokenizer, rollout), processor, dtype)

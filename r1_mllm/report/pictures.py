@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures inside the page: a small JPEG as base64, boxes drawn over it in px of the original."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+MAX_SIDE = 320
+"""px of a thumbnail's longer side."""
+
+
+def thumbnail(path: Path) -> tuple[str, tuple[int, int]] | None:
+    """A data URI of the shrunken picture and the original's (width, height) in px; None if it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            size = upright.size
+            upright.thumbnail((MAX_SIDE, MAX_SIDE))
+            stream = io.BytesIO()
+            upright.convert("RGB").save(stream, "JPEG", quality=85)
+    except (OSError, ValueError, Image.DecompressionBombError):  # a report is worth having without one picture
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode(), size
+
+
+def picture(image: Any, folder: Path, boxes: Mapping[str, Any]) -> str:
+    """SVG of the first picture of `image` (path or list of paths, as in a results row) with boxes over it.
+
+    Args:
+        folder: the run's; a path that does not exist from here is looked up there.
+        boxes: CSS class -> (x1, y1, x2, y2) in px of the original picture; what is not a box is left out.
+    """
+    path = image[0] if isinstance(image, Sequence) and not isinstance(image, str) and image else image
+    if not isinstance(path, str):
+        return '<p class="none">no picture file</p>'
+    found = next((place for place in (Path(path), folder / path) if place.is_file()), None)
+    shrunk = thumbnail(found) if found else None
+    if shrunk is None:
+        return '<p class="none">picture not readable</p>'
+    uri, (width, height) = shrunk
+    # Lines of a given width on the screen, whatever the picture's size.
+    line = max(width, height) / 110
+    drawn = "".join(_rectangle(name, box, line) for name, box in boxes.items() if is_box(box))
+    return (
+        f'<svg class="picture" viewBox="0 0 {width} {height}" role="img">'
+        f'<image href="{uri}" width="{width}" height="{height}"/>{drawn}</svg>'
+    )
+
+
+def is_box(value: Any) -> bool:
+    """Four numbers in a list."""
+    return isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(edge, int | float) for edge in value)
+
+
+def _rectangle(name: str, box: Sequence[float], line: float) -> str:
+    left, right = sorted((box[0], box[2]))
+    top, bottom = sorted((box[1], box[3]))
+    place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
+    dashes = f' stroke-dasharray="{3 * line:.1f} {2 * line:.1f}"' if name == "before" else ""
+    # A dark line under the coloured one keeps it visible on any background.
+    return (
+        f'<rect class="under" {place} fill="none" stroke-width="{2 * line:.2f}"/>'
+        f'<rect class="{name}" {place} fill="none" stroke-width="{line:.2f}"{dashes}/>'
+    )
