@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells while it trains: metrics.jsonl and completions.jsonl (the truth), trackers (a convenience that may
+fail without harm) and the terminal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..records import Group
+
+Write = Callable[[int, Mapping[str, float]], None]
+"""(step, name -> number): one tracker."""
+
+INSTALL = {
+    "visualdl": 'pip install "visualdl>=2.5.3,<3"',
+    "tensorboard": 'pip install "tensorboardX>=2.6"',
+    "swanlab": 'pip install "swanlab>=0.10"',
+    "wandb": 'pip install "wandb>=0.19"',
+}
+_SHOWN = ("reward", "loss", "kl", "completions/mean_length")
+
+
+class Tracker:
+    """Writes a run's logs; ranks other than 0 write nothing."""
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        report_to: Sequence[str] = ("visualdl",),
+        logging_dir: str | Path | None = None,
+        total_steps: int = 0,
+        first_step: int = 0,
+        rank: int = 0,
+    ) -> None:
+        """Open the logs, behind what an earlier part of the run wrote.
+
+        Args:
+            report_to: visualdl, tensorboard, swanlab, wandb; none switches all of them off.
+            logging_dir: folder of the tracker's files; None: output_dir/logs.
+            total_steps, first_step: for the progress bar and the remaining time.
+        """
+        self.active = rank == 0
+        self.total_steps = total_steps
+        self._trackers: dict[str, Write] = {}
+        self._bar: tqdm | None = None
+        self._seconds: list[float] = []
+        self._last = (first_step, time.monotonic())
+        if not self.active:
+            return
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._completions = (folder / "completions.jsonl").open("a", encoding="utf-8")
+        logs = Path(logging_dir) if logging_dir else folder / "logs"
+        for name in dict.fromkeys(report_to):
+            self._open(name.lower(), logs)
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps or None, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line of metrics (TRL's names), send it to the trackers and show it."""
+        if not self.active:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        _append(self._metrics, {"step": step, **numbers})
+        for name in list(self._trackers):
+            self._send(name, step, {key: value for key, value in numbers.items() if math.isfinite(value)})
+        self._show(step, numbers)
+
+    def completions(self, step: int, groups: Sequence[Group]) -> None:
+        """Append one line per completion: what was asked, answered, read from it, earned."""
+        if not self.active:
+            return
+        for group in groups:
+            for row in completion_rows(step, group):
+                _append(self._completions, row)
+
+    def message(self, text: str) -> None:
+        """Print a line without tearing the progress bar."""
+        if self.active:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Close files, trackers and the bar."""
+        if not self.active:
+            return
+        self._metrics.close()
+        self._completions.close()
+        self._trackers.clear()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _open(self, name: str, folder: Path) -> None:
+        if name in ("none", "all", ""):
+            return
+        if name not in _OPENERS:
+            print(f"warning: --report_to {name}: no such tracker; known are {', '.join(_OPENERS)}", file=sys.stderr)
+            return
+        try:
+            self._trackers[name] = _OPENERS[name](folder)
+        except ImportError as error:
+            print(f"warning: --report_to {name}: {error}; {INSTALL[name]}; going on without", file=sys.stderr)
+        except Exception as error:  # a tracker's failure, of whatever kind, must not stop the training it watches
+            print(f"warning: {name} could not be opened ({error}); going on without", file=sys.stderr)
+
+    def _send(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        try:
+            self._trackers[name](step, values)
+        except Exception as error:  # as above
+            del self._trackers[name]
+            self.message(f"warning: {name} failed at step {step} ({error}); metrics.jsonl goes on")
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        if "reward" not in values:
+            self.message(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+            return
+        seconds = self._seconds_per_step(step)
+        shown = {name.split("/")[-1]: f"{values[name]:.4g}" for name in _SHOWN if name in values}
+        if "tokens_per_second" in values:
+            shown["tokens/s"] = f"{values['tokens_per_second']:.0f}"
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        left = max(0, self.total_steps - step) * seconds
+        head = f"step {step}/{self.total_steps}" if self.total_steps else f"step {step}"
+        parts = [f"{name} {text}" for name, text in shown.items()] + [f"{seconds:.2f} s/step"]
+        if self.total_steps:
+            parts.append(f"ETA {tqdm.format_interval(left)}")
+        print(f"{head}  " + "  ".join(parts), file=sys.stderr, flush=True)
+
+    def _seconds_per_step(self, step: int) -> float:
+        """Average over the last twenty calls, whatever else happened in between."""
+        last_step, then = self._last
+        now = time.monotonic()
+        if step > last_step:
+            self._seconds = [*self._seconds[-19:], (now - then) / (step - last_step)]
+            self._last = (step, now)
+        return float(np.mean(self._seconds)) if self._seconds else 0.0
+
+
+def completion_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:
+    """Describe each completion of a scored group as JSON values."""
+    example = group.example
+    pictures = [source if isinstance(source, str) else f"<{len(source)} bytes>" for source in example.images]
+    shared = {
+        "step": step,
+        "id": plain(example.meta.get("id", example.meta.get("where"))),
+        "task": example.task,
+        "prompt": group.prompt.text,
+        "question": example.question,
+        "image": pictures[0] if pictures else None,
+        "ground_truth": plain(example.answer),
+    }
+    if len(pictures) > 1:
+        shared["images"] = pictures
+    for i, completion in enumerate(group.completions):
+        row = {
+            **shared,
+            "completion": completion.text,
+            "finished": completion.finished,
+            "num_tokens": len(completion.ids),
+            "rewards": {name: plain(values[i]) for name, values in group.parts.items()},
+            "reward": None if group.rewards is None else plain(group.rewards[i]),
+            "advantage": None if group.advantages is None else plain(group.advantages[i]),
+        }
+        if group.grades:
+            grade = group.grades[i]
+            row |= {"extracted": plain(grade.extracted), "correct": grade.correct, "decided_by": grade.decided_by}
+        yield row
+
+
+def plain(value: Any) -> Any:
+    """Turn NumPy values, tuples and whatever a task extracts into JSON values; non-finite numbers become null."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _append(file: Any, row: Mapping[str, Any]) -> None:
+    """Write one line at once, so that a kill tears at most the last one."""
+    file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def _visualdl(folder: Path) -> Write:
+    from visualdl import LogWriter  # optional, and 0.4 s that only a run with this tracker should pay
+
+    earlier = sorted(folder.glob("vdlrecords.*.log"), key=lambda path: path.stat().st_mtime)
+    writer = LogWriter(logdir=str(folder), file_name=earlier[-1].name if earlier else "")
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(tag=name, value=value, step=step)
+
+    return write
+
+
+def _tensorboard(folder: Path) -> Write:
+    writer = importlib.import_module("tensorboardX").SummaryWriter(logdir=str(folder))
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return write
+
+
+def _swanlab(folder: Path) -> Write:
+    module = importlib.import_module("swanlab")
+    module.init(project="r1_mllm", logdir=str(folder), mode="offline")
+    return lambda step, values: module.log(dict(values), step=step)
+
+
+def _wandb(folder: Path) -> Write:
+    module = importlib.import_module("wandb")
+    folder.mkdir(parents=True, exist_ok=True)
+    module.init(project="r1_mllm", dir=str(folder))
+    return lambda step, values: module.log(dict(values), step=step)
+
+
+_OPENERS: dict[str, Callable[[Path], Write]] = {
+    "visualdl": _visualdl,
+    "tensorboard": _tensorboard,
+    "swanlab": _swanlab,
+    "wandb": _wandb,
+}
