@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers both towers share, and rotary embedding as two products and one small GEMM.
+
+Shape letters: T tokens (packed text tokens or patches), C width in, N width out, D head size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.autograd import PyLayer
+from paddle.nn import functional as F
+
+from . import kernels
+
+
+class Linear(nn.Layer):
+    """x [T, C] -> [T, N] with weight [C, N] (published files store [N, C]) and an optional bias [N]."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool):
+        super().__init__()
+        self.weight = self.create_parameter(
+            [in_features, out_features], default_initializer=nn.initializer.Normal(0, 0.02)
+        )
+        self.bias = self.create_parameter([out_features], is_bias=True) if bias else None
+
+    def forward(self, x: paddle.Tensor, residual: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Apply the layer; `residual` [T, N] is added in the same GEMM where there is no bias."""
+        if residual is None:
+            return kernels.linear(x, self.weight, self.bias)
+        if self.bias is None:
+            return kernels.linear(x, self.weight, residual)
+        return kernels.linear(x, self.weight, self.bias) + residual
+
+
+class RMSNorm(nn.Layer):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.eps = eps
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return kernels.rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Layer):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([width], is_bias=True)
+        self.eps = eps
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.layer_norm(x, [x.shape[-1]], self.weight, self.bias, self.eps)
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+
+
+class SwiGLU(nn.Layer):
+    """down(silu(gate(x)) * up(x)); gate and up are one weight [C, 2I], gate first."""
+
+    def __init__(self, width: int, intermediate: int, bias: bool):
+        super().__init__()
+        self.gate_up = Linear(width, 2 * intermediate, bias)
+        self.down = Linear(intermediate, width, bias)
+
+    def forward(self, x: paddle.Tensor, residual: paddle.Tensor) -> paddle.Tensor:
+        return self.down(kernels.swiglu(self.gate_up(x)), residual)
+
+
+class QuickGELU(nn.Layer):
+    """fc2(h * sigmoid(1.702 h)), h = fc1(x)."""
+
+    def __init__(self, width: int, intermediate: int):
+        super().__init__()
+        self.fc1 = Linear(width, intermediate, True)
+        self.fc2 = Linear(intermediate, width, True)
+
+    def forward(self, x: paddle.Tensor, residual: paddle.Tensor) -> paddle.Tensor:
+        h = self.fc1(x)
+        return self.fc2(h * F.sigmoid(1.702 * h), residual)
+
+
+def half_turn(head_dim: int, dtype: str) -> paddle.Tensor:
+    """The [D, D] matrix with x @ half_turn = concat(-x[D/2:], x[:D/2]): a GEMM is the cheapest way to swap halves."""
+    half = head_dim // 2
+    matrix = np.zeros([head_dim, head_dim], np.float32)
+    matrix[np.arange(half) + half, np.arange(half)] = -1.0
+    matrix[np.arange(half), np.arange(half) + half] = 1.0
+    return paddle.to_tensor(matrix).astype(dtype)
+
+
+class RotaryTables:
+    """cos and sin for every column of a fused [queries | keys | values] row.
+
+    Values get cos 1 and sin 0, queries may carry the softmax scale, so that one full-width product does it all.
+    """
+
+    def __init__(self, angles: np.ndarray, heads: tuple[int, int, int], query_scale: float, dtype: str):
+        """Args: angles: [T, D] radians, both halves.  heads: query, key and value heads.  query_scale: on queries."""
+        tokens, head_dim = angles.shape
+        cos, sin = np.cos(angles, dtype=np.float32), np.sin(angles, dtype=np.float32)
+        num_q, num_k, num_v = heads
+        wide_cos = np.empty([tokens, num_q + num_k + num_v, head_dim], np.float32)
+        wide_sin = np.zeros_like(wide_cos)
+        wide_cos[:, :num_q], wide_sin[:, :num_q] = (cos * query_scale)[:, None], (sin * query_scale)[:, None]
+        wide_cos[:, num_q : num_q + num_k], wide_sin[:, num_q : num_q + num_k] = cos[:, None], sin[:, None]
+        wide_cos[:, num_q + num_k :] = 1.0
+        self.cos = paddle.to_tensor(wide_cos.reshape([tokens, -1])).astype(dtype)
+        self.sin = paddle.to_tensor(wide_sin.reshape([tokens, -1])).astype(dtype)
+        self.turn = half_turn(head_dim, dtype)
+
+    def apply(self, qkv: paddle.Tensor) -> paddle.Tensor:
+        """Rotate qkv [T, heads * D]; linear, so gradients pass through the transpose."""
+        if paddle.is_grad_enabled() and not qkv.stop_gradient:
+            return _Rotate.apply(qkv, self.cos, self.sin, self.turn)
+        return rotate(qkv, self.cos, self.sin, self.turn)
+
+
+def rotate(qkv: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor, turn: paddle.Tensor) -> paddle.Tensor:
+    """qkv * cos + half_turn(qkv) * sin, all [T, heads * D]; turn [D, D]."""
+    turned = paddle.matmul(qkv.reshape([-1, turn.shape[0]]), turn).reshape(qkv.shape)
+    return qkv * cos + turned * sin
+
+
+class _Rotate(PyLayer):
+    """Keeps only the tables for the backward pass, not the rows."""
+
+    @staticmethod
+    def forward(ctx, qkv, cos, sin, turn):
+        ctx.save_for_backward(cos, sin, turn)
+        return rotate(qkv, cos, sin, turn)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin, turn = ctx.saved_tensor()
+        turned = (grad * sin).reshape([-1, turn.shape[0]])
+        back = paddle.matmul(turned, turn, transpose_y=True).reshape(grad.shape)
+        return grad * cos + back, None, None, None

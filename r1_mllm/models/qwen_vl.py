@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL and Qwen2.5-VL: pictures and packed text in, hidden states and log-probabilities out.
+
+Shape letters: T packed tokens, N patches, M merged visual tokens, I pictures, C hidden size, S scored tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute as recompute_block
+
+from ..records import PackedBatch
+from . import attention, head
+from .config import ModelArch
+from .text import TextModel
+from .vision import VisionTower
+
+
+def _run(block, *args):
+    return block(*args)
+
+
+def predictor_rows(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which hidden state predicts which completion token.
+
+    Args:
+        row: [T] int: number of the completion a token belongs to, -1 for prompt tokens.
+
+    Returns:
+        predictors [S], targets [S]: token targets[s] is predicted by the state of token predictors[s]: the token before
+        it, or its prompt's last token for the first of a completion.
+    """
+    targets = np.flatnonzero(row >= 0)
+    last_prompt = np.maximum.accumulate(np.where(row < 0, np.arange(len(row)), 0))
+    continues = row[targets - 1] == row[targets]
+    return np.where(continues, targets - 1, last_prompt[targets]), targets
+
+
+class QwenVL(nn.Layer):
+    """The whole network.  Runs packs (records.PackedBatch); knows no generation and no loss."""
+
+    def __init__(self, arch: ModelArch, attn_implementation: str = "auto", recompute: bool = False):
+        super().__init__()
+        self.arch = arch
+        self.visual = VisionTower(arch.vision)
+        self.text = TextModel(arch.text)
+        self.attn_implementation = attn_implementation
+        self.recompute = recompute
+        self.freeze_vision = False
+
+    @property
+    def dtype(self) -> str:
+        """float32, bfloat16 or float16: what the decoder's weights are kept in."""
+        return self.text.norm.weight.dtype.name.lower()
+
+    @property
+    def flash(self) -> bool:
+        """Whether packed attention goes to the flash kernels."""
+        return attention.flash_available(self.attn_implementation, self.dtype)
+
+    def set_freeze_vision(self, frozen: bool) -> None:
+        """Keep the vision tower as it is: no gradients, no activations kept."""
+        self.freeze_vision = frozen
+        for parameter in self.visual.parameters():
+            parameter.stop_gradient = frozen
+
+    def _runner(self):
+        return recompute_block if self.recompute and paddle.is_grad_enabled() else _run
+
+    def embed_images(self, pixels: np.ndarray | paddle.Tensor, grids: np.ndarray) -> paddle.Tensor:
+        """Encode pixels [N, 1176] of pictures with grids [I, 3] (t, h, w) as visual tokens [M, C]."""
+        pixels = paddle.to_tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
+        with paddle.set_grad_enabled(paddle.is_grad_enabled() and not self.freeze_vision):
+            return self.visual(pixels, grids, self.flash, self._runner())
+
+    def embed(self, ids: np.ndarray, patch_rows: np.ndarray | None, images: paddle.Tensor | None) -> paddle.Tensor:
+        """Embed ids [T]; rows patch_rows [M] take the visual tokens images [M, C].  Returns [T, C]."""
+        x = nn.functional.embedding(paddle.to_tensor(ids), self.text.embed_tokens.weight)
+        if images is None:
+            return x
+        return paddle.scatter(x, paddle.to_tensor(patch_rows), images.astype(x.dtype))
+
+    def hidden(self, batch: PackedBatch) -> paddle.Tensor:
+        """Final hidden states [T, C] of a pack."""
+        images = None if batch.pixels is None else self.embed_images(batch.pixels, batch.grids)
+        x = self.embed(batch.ids, batch.patch_rows, images)
+        return self.text(x, batch.positions, batch.visible_until, self.flash, self._runner())
+
+    def token_logp(self, batch: PackedBatch, temperature: float = 1.0) -> paddle.Tensor:
+        """Log-probability [T] float32 of each completion token given what it may look at; 0 at prompt tokens."""
+        predictors, targets = predictor_rows(batch.row)
+        rows = paddle.gather(self.hidden(batch), paddle.to_tensor(predictors))
+        logp = head.token_logp(rows, self.text.head_weight, paddle.to_tensor(batch.ids[targets]), temperature)
+        return paddle.scatter(paddle.zeros([len(batch.ids)], "float32"), paddle.to_tensor(targets), logp)
+
+    @paddle.no_grad()
+    def token_logp_and_entropy(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """As `token_logp`, with each token's entropy, as two [T] float32 arrays; no gradients."""
+        predictors, targets = predictor_rows(batch.row)
+        rows = paddle.gather(self.hidden(batch), paddle.to_tensor(predictors))
+        ids = paddle.to_tensor(batch.ids[targets])
+        parts = head.token_logp_and_entropy(rows, self.text.head_weight, ids, temperature)
+        full = np.zeros([2, len(batch.ids)], np.float32)
+        full[:, targets] = [part.numpy() for part in parts]
+        return full[0], full[1]
+
+    def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Logits [S, V] of hidden states [S, C]."""
+        return paddle.matmul(hidden, self.text.head_weight, transpose_y=True)

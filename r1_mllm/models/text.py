@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder of Qwen2-VL and Qwen2.5-VL on packed tokens, and its head without a [T, vocabulary] tensor.
+
+Shape letters: T packed tokens, S scored tokens, C hidden size, V vocabulary, H query heads, K key/value heads, D head
+size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from . import attention
+from .config import TextArch
+from .layers import Linear, RMSNorm, RotaryTables, SwiGLU
+
+
+def rope_angles(positions: np.ndarray, arch: TextArch) -> np.ndarray:
+    """Angles [T, D] of 3-axis positions [3, T]: frequency i turns with the axis its mrope_section names."""
+    half = arch.head_dim // 2
+    frequencies = 1.0 / arch.rope_theta ** (np.arange(half, dtype=np.float32) * 2 / arch.head_dim)
+    axis = np.repeat(np.arange(3), arch.mrope_section)
+    angles = positions[axis].T.astype(np.float32) * frequencies.astype(np.float32)
+    return np.concatenate([angles, angles], axis=1)
+
+
+class TextAttention(nn.Layer):
+    def __init__(self, arch: TextArch):
+        super().__init__()
+        heads = arch.num_attention_heads + 2 * arch.num_key_value_heads
+        self.qkv = Linear(arch.hidden_size, heads * arch.head_dim, True)
+        self.o = Linear(arch.num_attention_heads * arch.head_dim, arch.hidden_size, False)
+
+    def forward(self, x, tables: RotaryTables, layout: attention.TextLayout, residual, keep_kv: list | None):
+        """x, residual [T, C] -> [T, C]; appends keys and values [T, 2*K*D] to keep_kv where that is a list."""
+        qkv = tables.apply(self.qkv(x))
+        if keep_kv is not None:
+            keep_kv.append(qkv[:, layout.num_heads * layout.head_dim :])
+        return self.o(attention.attend(qkv, layout), residual)
+
+
+class DecoderLayer(nn.Layer):
+    def __init__(self, arch: TextArch):
+        super().__init__()
+        self.input_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps)
+        self.attn = TextAttention(arch)
+        self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps)
+        self.mlp = SwiGLU(arch.hidden_size, arch.intermediate_size, False)
+
+    def forward(self, x, tables, layout, keep_kv=None):
+        """x [T, C] -> [T, C]."""
+        x = self.attn(self.input_layernorm(x), tables, layout, x, keep_kv)
+        return self.mlp(self.post_attention_layernorm(x), x)
+
+
+class Weight(nn.Layer):
+    """A bare weight [V, C] under its own name: the embedding table and the untied head."""
+
+    def __init__(self, rows: int, width: int):
+        super().__init__()
+        self.weight = self.create_parameter([rows, width], default_initializer=nn.initializer.Normal(0, 0.02))
+
+
+class TextModel(nn.Layer):
+    def __init__(self, arch: TextArch):
+        super().__init__()
+        self.arch = arch
+        self.embed_tokens = Weight(arch.vocab_size, arch.hidden_size)
+        self.layers = nn.LayerList([DecoderLayer(arch) for _ in range(arch.num_hidden_layers)])
+        self.norm = RMSNorm(arch.hidden_size, arch.rms_norm_eps)
+        if not arch.tie_word_embeddings:
+            self.lm_head = Weight(arch.vocab_size, arch.hidden_size)
+
+    @property
+    def head_weight(self) -> paddle.Tensor:
+        """[V, C]; the embedding table itself when the checkpoint ties them."""
+        return self.embed_tokens.weight if self.arch.tie_word_embeddings else self.lm_head.weight
+
+    def tables(self, positions: np.ndarray, flash: bool) -> RotaryTables:
+        """Rotary tables for positions [3, T]; flash kernels scale queries themselves."""
+        arch = self.arch
+        heads = (arch.num_attention_heads, arch.num_key_value_heads, arch.num_key_value_heads)
+        scale = 1.0 if flash else arch.head_dim**-0.5
+        return RotaryTables(rope_angles(positions, arch), heads, scale, self.norm.weight.dtype.name.lower())
+
+    def layout(self, visible_until: np.ndarray, flash: bool) -> attention.TextLayout:
+        """Attention structure of a pack, visible_until [T] int."""
+        arch = self.arch
+        dtype = self.norm.weight.dtype.name.lower()
+        heads = arch.num_attention_heads, arch.num_key_value_heads
+        return attention.TextLayout(visible_until, *heads, arch.head_dim, flash, dtype)
+
+    def forward(self, x, positions: np.ndarray, visible_until: np.ndarray, flash: bool, recompute, keep_kv=None):
+        """Run the decoder.
+
+        Args:
+            x: [T, C] embedded tokens.  positions: [3, T] int64.  visible_until: [T] int.
+            recompute: a function (block, *args) that runs a block, with or without keeping its activations.
+            keep_kv: a list that receives each layer's keys and values [T, 2*K*D], or None.
+
+        Returns:
+            [T, C] after the last norm.
+        """
+        tables, layout = self.tables(positions, flash), self.layout(visible_until, flash)
+        for layer in self.layers:
+            x = recompute(layer, x, tables, layout) if keep_kv is None else layer(x, tables, layout, keep_kv)
+        return self.norm(x)
