@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..records import BoxUnits
+from .fields import MAX_VOCAB, MAX_WIDTH, Section
 
 VisionNorm = Literal["layer", "rms"]
 VisionMlp = Literal["quick_gelu", "swiglu"]
@@ -64,7 +65,7 @@ FAMILIES = {
     ),
 }
 
-VISION_DEFAULTS = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3}
+VISION_DEFAULTS = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "in_chans": 3}
 TEXT_DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "max_position_embeddings": 32768}
 TOKEN_DEFAULTS = {
     "image_token_id": 151655,
@@ -74,7 +75,7 @@ TOKEN_DEFAULTS = {
 }
 ROPE_TYPES = ("default", "mrope")
 VISION_ROPE_THETA = 10000.0
-MAX_LAYERS, MAX_WIDTH, MAX_VOCAB = 1000, 1 << 17, 1 << 22
+MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,10 @@ class ModelArch:
     def from_dict(cls, config: Mapping[str, Any], where: str = "config.json") -> ModelArch:
         """Read a parsed config.json of any layout; ValueError names `where`, the field, its value and the cure."""
         family = _family(config, where)
-        nested = config.get("text_config") or {}
-        text = _Section({**config, **nested}, TEXT_DEFAULTS, where)
-        known = FAMILIES[family].vision_defaults
-        vision = _Section(config.get("vision_config") or {}, {**VISION_DEFAULTS, **known}, f"{where}: vision_config")
-        top = _Section(config, TOKEN_DEFAULTS, where)
+        top = Section(config, TOKEN_DEFAULTS, where)
+        nested, known = top.inner("text_config"), FAMILIES[family].vision_defaults
+        text = Section({**config, **nested}, TEXT_DEFAULTS, where)
+        vision = Section(top.inner("vision_config"), {**VISION_DEFAULTS, **known}, f"{where}: vision_config")
         arch = cls(
             family=family,
             text=_text_arch(text, _is_tied(config, nested, where)),
@@ -205,51 +205,6 @@ class ModelArch:
         return config
 
 
-class _Section:
-    """Typed look-ups in one JSON object; every error carries the file, the field and its value."""
-
-    def __init__(self, fields: Mapping[str, Any], defaults: Mapping[str, Any], where: str):
-        if not isinstance(fields, Mapping):
-            raise ValueError(f"{where} is {fields!r}, a JSON object is needed")
-        self.fields, self.defaults, self.where = fields, defaults, where
-
-    def value(self, name: str) -> Any:
-        """Give the field or its published default; null counts as left out."""
-        found = self.fields.get(name)
-        found = self.defaults.get(name) if found is None else found
-        if found is None:
-            raise ValueError(f"{self.where}: {name} is missing; take config.json from the model's own repository")
-        return found
-
-    def wrong(self, name: str, found: Any, wanted: str) -> ValueError:
-        return ValueError(f"{self.where}: {name} is {found!r}, {wanted}; take config.json from the model's repository")
-
-    def integer(self, name: str, least: int = 1, most: int = MAX_WIDTH) -> int:
-        found = self.value(name)
-        if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
-            raise self.wrong(name, found, f"an integer from {least} to {most} is needed")
-        return found
-
-    def number(self, name: str) -> float:
-        found = self.value(name)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < float("inf"):
-            raise self.wrong(name, found, "a positive number is needed")
-        return found
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        found = self.value(name)
-        if not isinstance(found, list | tuple) or not all(type(x) is int and 0 <= x <= MAX_VOCAB for x in found):
-            raise self.wrong(name, found, "a list of integers is needed")
-        return tuple(found)
-
-    def ids(self, name: str) -> tuple[int, ...]:
-        """Read a token id, a list of them, or nothing."""
-        found = self.fields.get(name)
-        if found is None:
-            return ()
-        return self.integers(name) if isinstance(found, list) else (self.integer(name, 0, MAX_VOCAB),)
-
-
 def _family(config: Mapping[str, Any], where: str) -> str:
     """Give the model type, or refuse it."""
     found = config.get("model_type")
@@ -278,23 +233,9 @@ def _weights_dtype(config: Mapping[str, Any], nested: Mapping[str, Any]) -> str 
     return next((str(name).removeprefix("torch.") for name in found if name), None)
 
 
-def _text_arch(text: _Section, tied: bool) -> TextArch:
+def _text_arch(text: Section, tied: bool) -> TextArch:
     """Read the decoder's sizes, wherever the layout keeps its rotary settings."""
-    rope = text.fields.get("rope_parameters") or text.fields.get("rope_scaling") or {}
-    rotary = _Section({"rope_theta": text.fields.get("rope_theta"), **rope}, TEXT_DEFAULTS, f"{text.where}: rope")
-    for key in ("rope_type", "type"):
-        if rope.get(key, "default") not in ROPE_TYPES:
-            raise ValueError(
-                f"{text.where}: rope scaling {key} {rope[key]!r} is not supported, only {_listed(ROPE_TYPES)}; "
-                "use the checkpoint without context extension"
-            )
-    if text.fields.get("use_sliding_window"):
-        raise ValueError(
-            f"{text.where}: use_sliding_window is true; sliding windows are not supported, set it to false "
-            "if the model was trained without them (published Qwen2-VL and Qwen2.5-VL models were)"
-        )
-    if text.fields.get("hidden_act", "silu") != "silu":
-        raise text.wrong("hidden_act", text.fields["hidden_act"], "only 'silu' is supported")
+    _refuse_text_variants(text)
     hidden, heads = text.integer("hidden_size"), text.integer("num_attention_heads")
     kv_heads = text.integer("num_key_value_heads")
     if hidden % heads:
@@ -303,10 +244,7 @@ def _text_arch(text: _Section, tied: bool) -> TextArch:
         raise text.wrong("num_attention_heads", heads, f"it does not divide by num_key_value_heads {kv_heads}")
     if text.fields.get("head_dim") not in (None, hidden // heads):
         raise text.wrong("head_dim", text.fields["head_dim"], f"hidden_size / num_attention_heads is {hidden // heads}")
-    section = rotary.integers("mrope_section")
-    if len(section) != 3 or 2 * sum(section) != hidden // heads:
-        wanted = f"three numbers that add up to half the head size, {hidden // heads / 2:g}, are needed"
-        raise text.wrong("mrope_section", list(section), wanted)
+    rope_theta, mrope_section = _rope(text, hidden // heads)
     return TextArch(
         vocab_size=text.integer("vocab_size", most=MAX_VOCAB),
         hidden_size=hidden,
@@ -315,27 +253,51 @@ def _text_arch(text: _Section, tied: bool) -> TextArch:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=hidden // heads,
-        rope_theta=float(rotary.number("rope_theta")),
-        mrope_section=section,
+        rope_theta=rope_theta,
+        mrope_section=mrope_section,
         rms_norm_eps=float(text.number("rms_norm_eps")),
         tie_word_embeddings=tied,
         max_position_embeddings=text.integer("max_position_embeddings", most=1 << 30),
     )
 
 
-def _vision_arch(vision: _Section, family: str) -> VisionArch:
+def _refuse_text_variants(text: Section) -> None:
+    """Refuse settings that change the result and are not implemented."""
+    if text.fields.get("use_sliding_window"):
+        raise ValueError(
+            f"{text.where}: use_sliding_window is true; sliding windows are not supported, set it to false "
+            "if the model was trained without them (published Qwen2-VL and Qwen2.5-VL models were)"
+        )
+    if text.fields.get("hidden_act") not in (None, "silu"):
+        raise text.wrong("hidden_act", text.fields["hidden_act"], "only 'silu' is supported")
+
+
+def _rope(text: Section, head_dim: int) -> tuple[float, tuple[int, ...]]:
+    """Read rope_theta and mrope_section: 5.x keeps both in rope_parameters, older files the second in rope_scaling."""
+    rope = text.inner("rope_parameters") or text.inner("rope_scaling")
+    rotary = Section(rope, {}, f"{text.where}: rope")
+    for key in ("rope_type", "type"):
+        if rope.get(key) not in (None, *ROPE_TYPES):
+            raise ValueError(
+                f"{text.where}: rope scaling {key} {rope[key]!r} is not supported, only {_listed(ROPE_TYPES)}; "
+                "use the checkpoint without context extension"
+            )
+    section = rotary.integers("mrope_section")
+    if len(section) != 3 or 2 * sum(section) != head_dim:
+        wanted = (
+            f"three numbers that add up to half the head size are needed, {head_dim / 2:g} = hidden_size "
+            f"{text.integer('hidden_size')} / num_attention_heads {text.integer('num_attention_heads')} / 2"
+        )
+        raise rotary.wrong("mrope_section", list(section), wanted)
+    holder = rotary if rope.get("rope_theta") is not None else text
+    return float(holder.number("rope_theta")), section
+
+
+def _vision_arch(vision: Section, family: str) -> VisionArch:
     """Read the vision tower's sizes; Qwen2-VL calls its width embed_dim and the merger's output hidden_size."""
     kind = FAMILIES[family]
     depth = vision.integer("depth", most=MAX_LAYERS)
-    act = vision.fields.get("hidden_act") or kind.vision_act
-    if act != kind.vision_act:
-        raise vision.wrong("hidden_act", act, f"only {kind.vision_act!r} is supported for {family}")
-    theta = (vision.fields.get("rope_parameters") or {}).get("rope_theta", VISION_ROPE_THETA)
-    if theta != VISION_ROPE_THETA:
-        raise vision.wrong("rope_parameters.rope_theta", theta, f"only {VISION_ROPE_THETA:g} is supported")
-    in_channels = "in_channels" if vision.fields.get("in_channels") is not None else "in_chans"
-    if vision.fields.get(in_channels) is None:
-        in_channels = "in_channels"
+    in_channels = "in_chans" if vision.fields.get("in_channels") is None else "in_channels"
     common = {
         "depth": depth,
         "num_heads": vision.integer("num_heads"),
@@ -365,15 +327,26 @@ def _vision_arch(vision: _Section, family: str) -> VisionArch:
             tokens_per_second=vision.number("tokens_per_second"),
             **common,
         )
+    _check_vision(arch, vision, kind)
+    return arch
+
+
+def _check_vision(arch: VisionArch, vision: Section, kind: Family) -> None:
+    """Refuse sizes that contradict each other and settings that are not implemented."""
+    act = vision.fields.get("hidden_act") or kind.vision_act
+    if act != kind.vision_act:
+        raise vision.wrong("hidden_act", act, f"only {kind.vision_act!r} is supported")
+    theta = vision.inner("rope_parameters").get("rope_theta", VISION_ROPE_THETA)
+    if theta != VISION_ROPE_THETA:
+        raise vision.wrong("rope_parameters.rope_theta", theta, f"only {VISION_ROPE_THETA:g} is supported")
     if arch.hidden_size % arch.num_heads or arch.head_dim % 4:
         wanted = f"hidden size {arch.hidden_size} must divide by it into heads of a multiple of 4"
         raise vision.wrong("num_heads", arch.num_heads, wanted)
     if arch.window_size % (arch.patch_size * arch.merge_size):
         wanted = f"a multiple of patch_size x spatial_merge_size = {arch.patch_size * arch.merge_size} is needed"
         raise vision.wrong("window_size", arch.window_size, wanted)
-    if any(index >= depth for index in arch.full_attention_blocks):
-        raise vision.wrong("fullatt_block_indexes", list(arch.full_attention_blocks), f"there are {depth} blocks")
-    return arch
+    if any(index >= arch.depth for index in arch.full_attention_blocks):
+        raise vision.wrong("fullatt_block_indexes", list(arch.full_attention_blocks), f"there are {arch.depth} blocks")
 
 
 def _check_whole(arch: ModelArch, where: str) -> None:
@@ -417,17 +390,8 @@ def _hub_layout(arch: ModelArch) -> dict[str, Any]:
         "architectures": [kind.architecture],
         "model_type": arch.family,
         "hidden_act": "silu",
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_hidden_layers": text.num_hidden_layers,
-        "num_attention_heads": text.num_attention_heads,
-        "num_key_value_heads": text.num_key_value_heads,
-        "max_position_embeddings": text.max_position_embeddings,
-        "rms_norm_eps": text.rms_norm_eps,
-        "rope_theta": text.rope_theta,
+        **{name: value for name, value in asdict(text).items() if name not in ("head_dim", "mrope_section")},
         "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
-        "tie_word_embeddings": text.tie_word_embeddings,
         "use_sliding_window": False,
         "eos_token_id": arch.eos_token_id[0] if len(arch.eos_token_id) == 1 else list(arch.eos_token_id),
         "pad_token_id": arch.pad_token_id,
