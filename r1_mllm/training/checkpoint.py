@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's folder: who may write it, where it continues, and checkpoints that are whole or absent.
 
-    OUTPUT_DIR/run.json             what was asked for; decides whether the same run continues
+    OUTPUT_DIR/args.yaml            the resolved settings; `--config` reads them back
+    OUTPUT_DIR/run.json             the same and facts about the data; decides whether the same run continues
     OUTPUT_DIR/metrics.jsonl        cut back to the resumed step
     OUTPUT_DIR/checkpoint-N/        weights, config and tokenizer in published layout (transformers loads it as it is)
         state/optimizer.safetensors     under structured names
@@ -27,11 +28,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .. import __version__
-from ..config import flatten
+from ..config import flatten, save_args
 from ..distributed import collectives
 from ..runtime import DISK, MODEL, OUTPUT, USAGE, Stop
 from . import durable, rng
@@ -161,7 +162,7 @@ class Run:
         if self.rank == 0:
             try:
                 write()
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 problem = f"could not write {self.output_dir / what}: {error}; older checkpoints are untouched"
         problem = collectives.broadcast_object(problem)
         if problem:
@@ -285,6 +286,7 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
         _refuse(folder, _differences(earlier, record))
         path = latest_valid(folder)
     durable.write_json(folder / "run.json", record)
+    save_args(config, folder / "args.yaml")
     step = int(_STEP.search(path.name)[1]) if path else 0
     inside = path is None or path.resolve().parent == folder.resolve()
     for name in ("metrics.jsonl", "completions.jsonl", "eval.jsonl"):

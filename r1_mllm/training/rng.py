@@ -30,11 +30,14 @@ def restore(saved: dict[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss_next))
     kind, keys, position, has_gauss, cached = saved["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    generators = paddle.get_rng_state()
-    if len(generators) != len(saved["paddle"]):
+    current = paddle.get_rng_state()
+    if len(current) != len(saved["paddle"]):
         return  # saved on another kind of device: its generator means nothing here
-    for generator, fields in zip(generators, saved["paddle"], strict=True):
+    generators = []
+    for like, fields in zip(current, saved["paddle"], strict=True):
+        generator = type(like).__new__(type(like))  # setting the state of one that exists does nothing
         generator.__setstate__(tuple(fields))
+        generators.append(generator)
     paddle.set_rng_state(generators)
     if [_paddle_fields(generator) for generator in paddle.get_rng_state()] != saved["paddle"]:
         raise ValueError("Paddle did not take over the saved random state; the checkpoint's rng file is damaged")

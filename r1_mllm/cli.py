@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`r1-mllm COMMAND ...`, the same as `python -m r1_mllm COMMAND ...`.
+
+Each command imports what it needs when it runs, so that help and the tools without a model answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import __version__, runtime
+from .runtime import Stop
+
+PROG = "r1-mllm"
+
+
+@dataclass(frozen=True)
+class SynthesizeConfig:
+    """Rendered scenes with exact ground truth, as a training and a held-out split."""
+
+    task: Literal["rec", "counting", "geometry"]
+    out: str
+    """Folder to write."""
+    num: int = 2000
+    """Training scenes."""
+    num_test: int = 500
+    """Held-out scenes; no layout of theirs is in the training split."""
+    seed: int = 0
+    container: Literal["json", "jsonl", "parquet"] = "json"
+    side: int = 84
+    """Width and height of a picture, px."""
+    max_objects: int | None = None
+    """Most objects in a scene; None: the task's default."""
+    digits: bool = False
+    """Also place handwritten digits; needs scikit-learn."""
+
+
+def _grpo(argv: Sequence[str]) -> None:
+    from .config import GrpoConfig, flatten
+    from .flags import parse
+
+    config = parse(GrpoConfig, argv, f"{PROG} grpo", "Train Qwen2-VL or Qwen2.5-VL with GRPO.")
+    runtime.require_paddle()
+    runtime.check_device()
+    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+        _print_settings(flatten(config), flatten(GrpoConfig()))
+    from .training.grpo import train
+
+    train(config)
+
+
+def _print_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Show what was chosen; all settings are in the run's args.yaml."""
+    chosen = [f"  {name}: {value}" for name, value in settings.items() if value != defaults[name]]
+    print(f"settings other than the defaults (all: {settings['output_dir']}/args.yaml)", *chosen, sep="\n")
+
+
+def _eval(argv: Sequence[str]) -> None:
+    from .evaluation.command import main as evaluate
+
+    evaluate("Evaluate a model on held-out data sets.", argv)
+
+
+def _score(argv: Sequence[str]) -> None:
+    from .scoring import score_file
+
+    parser = _parser("score", "Score recorded outputs (model_output, ground_truth) as the reward and evaluation do.")
+    parser.add_argument("--task", required=True, help="rec, counting (count), geometry (math), ...")
+    parser.add_argument("file", help="JSONL or JSON file")
+    given = parser.parse_args(argv)
+    print(json.dumps(score_file(given.file, given.task), ensure_ascii=False, indent=1))
+
+
+def _synthesize(argv: Sequence[str]) -> None:
+    from .data.synthetic import write_splits
+    from .flags import parse
+
+    config = parse(SynthesizeConfig, argv, f"{PROG} data synthesize")
+    options = dataclasses.asdict(config)
+    task, num, out = options.pop("task"), options.pop("num"), options.pop("out")
+    for path in write_splits(task, num, out, **options):
+        print(path)
+
+
+def _prepare(argv: Sequence[str]) -> None:
+    from .data.prepare import main as prepare
+
+    prepare(argv)
+
+
+def _report(argv: Sequence[str]) -> None:
+    from .report.page import write_report
+
+    parser = _parser("report", "Write a run's page: curves, accuracies before and after, samples.")
+    parser.add_argument("run_dir", help="output_dir of a run")
+    parser.add_argument("--out", default=None, help="HTML file; default: RUN_DIR/report.html")
+    given = parser.parse_args(argv)
+    print(write_report(given.run_dir, given.out))
+
+
+def _quickstart(argv: Sequence[str]) -> None:
+    runtime.require_paddle()
+    from .quickstart import main as quickstart
+
+    quickstart(argv)
+
+
+def _bench_step(argv: Sequence[str]) -> None:
+    runtime.require_paddle()
+    from .bench.step import main as bench
+
+    bench(argv)
+
+
+@dataclass(frozen=True)
+class Command:
+    summary: str
+    run: Callable[[Sequence[str]], None]
+    module: str
+    """What it imports, seen from this package."""
+
+
+COMMANDS = {
+    "grpo": Command("train with GRPO", _grpo, "training.grpo"),
+    "eval": Command("evaluate a model on held-out data sets", _eval, "evaluation.command"),
+    "score": Command("score recorded outputs", _score, "scoring"),
+    "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
+    "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
+    "report": Command("write a run's HTML report", _report, "report.page"),
+    "bench step": Command("time one GRPO step", _bench_step, "bench.step"),
+    "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; wrong input ends with one message on stderr and the exit code that fits (runtime.py)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        command, rest = _find(words)
+        command.run(rest)
+    except Stop as stop:
+        print(f"{PROG}: error: {stop}", file=sys.stderr)
+        raise SystemExit(stop.code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _find(words: list[str]) -> tuple[Command, list[str]]:
+    """Take the command's one or two words off the line."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_help()
+        raise SystemExit(0 if words else runtime.USAGE)
+    if words[0] == "--version":
+        print(f"{PROG} {__version__}")
+        raise SystemExit(0)
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return COMMANDS[name], words[length:]
+    inner = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if inner:
+        asked_help = words[1:2] in (["-h"], ["--help"])
+        print(f"usage: {PROG} {words[0]} {{{','.join(name.split()[1] for name in inner)}}} ...")
+        for name in inner:
+            print(f"  {name.split()[1]:12} {COMMANDS[name].summary}")
+        raise SystemExit(0 if asked_help else runtime.USAGE)
+    near = difflib.get_close_matches(words[0], [name.split()[0] for name in COMMANDS], n=1)
+    raise Stop(f"no command {words[0]!r}" + (f"; did you mean {near[0]}?" if near else "; --help lists all"))
+
+
+def _print_help() -> None:
+    print(f"usage: {PROG} COMMAND ...\n\nGRPO for Qwen2-VL and Qwen2.5-VL in PaddlePaddle.\n")
+    for name, command in COMMANDS.items():
+        print(f"  {name:16} {command.summary}")
+    print(f"\n{PROG} COMMAND --help lists a command's flags.")
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"{PROG} {command}", description=description, allow_abbrev=False)
+
+
+if __name__ == "__main__":
+    main()
