@@ -9,4 +9,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a fresh clone ru
 from r1_mllm.evaluation.command import main
 
 if __name__ == "__main__":
-    main(__doc__, results_name="r1-v_results")
+    main(__doc__, words=["--results_name=r1-v_results"])

@@ -9,4 +9,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a fresh clone ru
 from r1_mllm.evaluation.command import main
 
 if __name__ == "__main__":
-    main(__doc__, task="rec")
+    main(__doc__, words=["--task=rec"])

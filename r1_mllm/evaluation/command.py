@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import runtime
 from ..config import EvalConfig, RewardConfig
 from ..data.read import rows
+from ..flags import parse
 from ..records import Example
 from ..tasks import get_task
+from ..tasks.templates import Templates, load_templates
 from .evaluate import EvalResult, evaluate, summarise
-from .options import parse
 from .partial import PartialResults, fingerprint, finished_with
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -39,26 +38,35 @@ class DataSet:
     """Rows of the file, of which `examples` are a draw."""
 
 
-def main(description: str, argv: Sequence[str] | None = None, **defaults: Any) -> None:
-    """Run an evaluation script; wrong input ends it with one sentence instead of a traceback."""
-    config = parse(description, argv, **defaults)
+def main(description: str, argv: Sequence[str] | None = None, words: Sequence[str] = ()) -> None:
+    """Run a script of eval/ or `r1-mllm eval`; wrong input ends it with one message instead of a traceback.
+
+    Args:
+        argv: what was typed; None reads it from the process.
+        words: flags that stand before those typed, which win.
+    """
+    typed = list(sys.argv[1:] if argv is None else argv)
     try:
-        sets = load_sets(config)
-        templates = load_templates(config)
-        model_dir = find_model(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    evaluate_sets(config, sets, templates, model_dir)
+        run(parse(EvalConfig, [*words, *typed], prog=Path(sys.argv[0]).name, description=description))
+    except runtime.Stop as stop:
+        print(f"error: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
 
 
 def run(config: EvalConfig) -> list[EvalResult]:
     """Evaluate every data set of the configuration, in order; the results are also on disk."""
-    return evaluate_sets(config, load_sets(config), load_templates(config), find_model(config))
-
-
-def load_sets(config: EvalConfig) -> list[DataSet]:
-    """Read and check all data sets before any model is loaded."""
-    return [load_set(name, config) for name in config.test_datasets]
+    try:
+        sets, templates = (
+            [load_set(name, config) for name in config.test_datasets],
+            load_templates(config.prompt_template),
+        )
+    except ValueError as error:
+        raise runtime.Stop(str(error), runtime.DATA) from error
+    try:
+        model_dir = find_model(config)
+    except (ValueError, OSError) as error:
+        raise runtime.Stop(str(error), runtime.MODEL) from error
+    return evaluate_sets(config, sets, templates, model_dir)
 
 
 def load_set(name: str, config: EvalConfig) -> DataSet:
@@ -83,12 +91,12 @@ def load_set(name: str, config: EvalConfig) -> DataSet:
 
 
 def find_data(name: str, data_root: str) -> Path:
-    """The file of a data set: a path as given, or NAME.json, .jsonl or .parquet under `data_root`."""
-    if Path(name).suffix in SUFFIXES and Path(name).is_file():
+    """The file or folder of a data set: a path as given, or NAME, NAME.json, .jsonl or .parquet under `data_root`."""
+    if Path(name).suffix in SUFFIXES and Path(name).exists():
         return Path(name)
     candidates = [Path(data_root) / f"{name}{suffix}" for suffix in ("", *SUFFIXES)]
     for path in candidates:
-        if path.is_file():
+        if path.exists():
             return path
     raise ValueError(
         f"data set {name!r} is not there: none of {', '.join(str(path) for path in candidates[1:])} exists; check "
@@ -115,16 +123,6 @@ def draw(table: Sequence[Any], num: int, seed: int) -> list[Any]:
     return shuffled[:num]
 
 
-def load_templates(config: EvalConfig) -> dict[str, Any] | None:
-    """Prompts of --prompt_template, or None for the built-in ones."""
-    if config.prompt_template is None:
-        return None
-    path = Path(config.prompt_template)
-    if not path.is_file():
-        raise ValueError(f"--prompt_template {path} is not a file")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 def find_model(config: EvalConfig) -> Path:
     """The checkpoint's folder, downloaded if `model_path` is a hub id."""
     runtime.prepare()
@@ -135,7 +133,7 @@ def find_model(config: EvalConfig) -> Path:
 
 
 def evaluate_sets(
-    config: EvalConfig, sets: Sequence[DataSet], templates: dict[str, Any] | None, model_dir: Path
+    config: EvalConfig, sets: Sequence[DataSet], templates: Templates, model_dir: Path
 ) -> list[EvalResult]:
     """Answer what is not answered yet, write one results file per data set and print the accuracies."""
     runtime.prepare()
@@ -147,7 +145,7 @@ def evaluate_sets(
         path = results_path(config, data_set)
         key = fingerprint(
             {"task": data_set.task, **_kept_settings(config), "templates": templates},
-            [data_set.path],
+            [data_set.path] if data_set.path.is_file() else [],
             sorted(entry for entry in model_dir.iterdir() if entry.suffix in (".json", ".jinja", ".safetensors")),
         )
         print(f"{data_set.name}: {len(data_set.examples)} of {data_set.num_rows} rows, task {data_set.task}")
@@ -169,7 +167,7 @@ def _kept_settings(config: EvalConfig) -> dict[str, Any]:
 
 
 def _evaluate_set(
-    config: EvalConfig, data_set: DataSet, templates: dict[str, Any] | None, loaded: Any, path: Path, key: str
+    config: EvalConfig, data_set: DataSet, templates: Templates, loaded: Any, path: Path, key: str
 ) -> EvalResult:
     partial = PartialResults(path, key, restart=config.overwrite)
     if partial.rows:

@@ -56,7 +56,7 @@ class EvalResult:
         """The content of a results file; `accuracy` and `results` are the keys earlier systems wrote."""
         return {
             "accuracy": self.accuracy,
-            "interval_95": list(self.interval),
+            "interval": list(self.interval),
             "num": self.num,
             "num_correct": self.num_correct,
             "mean_score": self.mean_score,
@@ -139,7 +139,8 @@ def _answer(
     assert len(answers) == len(batch), f"the engine answered {len(answers)} of {len(batch)} prompts"
     rows = []
     for example, prompt, (completion,) in zip(batch, prompts, answers, strict=True):
-        grade = get_task(example.task).grade(completion.text, example, views=prompt.views, config=reward_config)
+        task = get_task(example.task)
+        grade = task.grade(completion.text, example, prompt.views, reward_config, asked.method)
         rows.append(result_row(example, prompt, completion, grade))
     return rows
 
@@ -162,7 +163,7 @@ def result_row(example: Example, prompt: Prompt, completion: Completion, grade: 
     file) and `input_size` (px as seen) are lists when the question has several pictures.
     """
     return {
-        "id": example.meta.get("id", example.meta.get("where")),
+        "id": plain(example.meta.get("id", example.meta.get("where"))),
         "image": _one_or_list([picture if isinstance(picture, str) else None for picture in example.images]),
         "prompt": prompt.text,
         "question": example.question,

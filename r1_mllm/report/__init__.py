@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained HTML page about a run: `page.write_report(run_dir)`."""
+"""One self-contained HTML page about a run."""
+
+from .page import write_report
+
+__all__ = ["write_report"]

@@ -44,8 +44,10 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Four significant digits, as short as they get."""
-    return "0" if abs(value) < 1e-12 else f"{value:.4g}"
+    """Three significant digits; whole numbers whole."""
+    if abs(value) < 1e-12:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 
 def line_chart(series: Mapping[str, Points]) -> str:

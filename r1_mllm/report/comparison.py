@@ -116,6 +116,8 @@ def _sample(row: Row, before: Row | None, folder: Path) -> str:
     verdict = "right" if row["correct"] else "wrong"
     lines = [f'<p class="verdict {verdict}">{verdict}, score {number(float(row.get("score", row["correct"])))}</p>']
     lines.append(f"<p>{escape(str(row['question']))}</p>")
+    if is_box(row["ground_truth"]) and row["extracted_answer"] is None:
+        lines.append('<p class="quiet">no box in the answer</p>')
     if not is_box(row["ground_truth"]):
         lines.append(f'<p class="quiet">expected {shown(row["ground_truth"])}, read {shown(row["extracted_answer"])}')
         lines.append(f", before {shown(before['extracted_answer'])}</p>" if before else "</p>")

@@ -65,6 +65,6 @@ def _rectangle(name: str, box: Sequence[float], line: float) -> str:
     dashes = f' stroke-dasharray="{3 * line:.1f} {2 * line:.1f}"' if name == "before" else ""
     # A dark line under the coloured one keeps it visible on any background.
     return (
-        f'<rect class="under" {place} fill="none" stroke-width="{2 * line:.2f}"/>'
+        f'<rect class="under" {place} fill="none" stroke-width="{1.7 * line:.2f}"/>'
         f'<rect class="{name}" {place} fill="none" stroke-width="{line:.2f}"{dashes}/>'
     )
