@@ -179,7 +179,7 @@ def _named_errors(source: Source):
         plain = isinstance(error, ValueError | OSError) and str(error)
         cause = str(error) if plain else f"cannot be decoded ({type(error).__name__}: {error})"
         if isinstance(error, Image.UnidentifiedImageError):
-            cause = f"not a picture in one of the formats {', '.join(FORMATS)}"
+            cause = f"no readable picture in one of the formats {', '.join(FORMATS)}"
         raise ValueError(f"{source_name(source)}: {cause}") from error
 
 
@@ -202,16 +202,17 @@ def _open_checked(source: Source, max_px: int, first_frame: bool) -> Image.Image
     return image
 
 
-def image_size(source: Source, max_px: int = MAX_PX) -> tuple[int, int]:
+def image_size(source: Source, max_px: int = MAX_PX, first_frame: bool = False) -> tuple[int, int]:
     """Read (width, height) px after EXIF rotation from the header, without decoding.
 
-    ValueError naming the picture and the cause, for what the header shows.
+    A PNG that keeps its orientation behind the pixels or in XMP comes out unturned.  Arguments and errors are those
+    of `open_image`, as far as the header shows.
     """
     with _named_errors(source):
-        image = _open_checked(source, max_px, first_frame=True)
-        # Pillow decodes the whole PNG to look for EXIF behind the pixels; in front of them it is in `info`.
-        header_only = image.format != "PNG" or "exif" in image.info or "XML:com.adobe.xmp" in image.info
-        turned = header_only and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        image = _open_checked(source, max_px, first_frame)
+        # Pillow has turned the size of a TIFF already, and decodes a PNG to look for EXIF behind the pixels.
+        readable = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        turned = readable and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         size = image.size
         if image is not source:
             image.close()

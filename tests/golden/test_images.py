@@ -33,7 +33,7 @@ def _check_result(path, entry, expected, rows):
         return
     image = open_image(path, first_frame=True)
     pixels, grid, original_wh, seen_wh = patches(image, config)
-    assert list(original_wh) == entry["size_after_exif_wh"] == list(image_size(path))
+    assert list(original_wh) == entry["size_after_exif_wh"] == list(image_size(path, first_frame=True))
     assert [seen_wh[1], seen_wh[0]] == expected["resized_hw"]
     assert grid.tolist() == expected["image_grid_thw"]
     assert list(pixels.shape) == expected["pixel_values_shape"] and pixels.dtype == np.float32
