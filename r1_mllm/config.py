@@ -181,6 +181,8 @@ class EvalConfig:
     data_root: str = "."
     """Folder of the data sets."""
     image_root: str | None = None
+    """Folder the rows' picture paths start from; None: the data set's own folder."""
+    allow_outside_image_root: bool = False
     test_datasets: tuple[str, ...] = ("refgta_subsample",)
     """Names under data_root without their suffix (.json, .jsonl, .parquet), or paths of files."""
     task: str | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import runtime
 from ..config import EvalConfig, RewardConfig
+from ..data.mixture.pictures import PictureRoot
 from ..data.read import rows
 from ..flags import parse
 from ..records import Example
@@ -22,6 +23,8 @@ from .evaluate import EvalResult, evaluate, summarise
 from .partial import PartialResults, fingerprint, finished_with
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+MAX_LISTED = 10
+"""Complaints of a kind that an error spells out."""
 LABELS = ("model_name", "steps", "results_name", "logs_dir", "batch_size", "overwrite", "test_datasets", "data_root")
 """Settings that change no row."""
 
@@ -77,14 +80,18 @@ def load_set(name: str, config: EvalConfig) -> DataSet:
         raise ValueError(f"{path} has no rows")
     task = config.task or guess_task([row for row, _ in table])
     drawn = draw(table, config.sample_num, config.seed)
-    examples = [get_task(task).example(row, where, config.image_root) for row, where in drawn]
-    pictures = {picture for example in examples for picture in example.images if isinstance(picture, str)}
-    missing = sorted(picture for picture in pictures if not Path(picture).is_file())
-    if missing:
-        listed = "".join(f"\n  {picture}" for picture in missing[:10])
-        more = f"\n  ... and {len(missing) - 10} more" if len(missing) > 10 else ""
+    root = PictureRoot(config.image_root or path.parent, config.allow_outside_image_root)
+    examples, complaints = [], []
+    for row, where in drawn:
+        example = get_task(task).example(row, where)
+        images, wrong = root.find(example.images)
+        examples.append(dataclasses.replace(example, images=images))
+        complaints.extend(f"{where}: {complaint}" for complaint in wrong)
+    if complaints:
+        listed = "".join(f"\n  {complaint}" for complaint in complaints[:MAX_LISTED])
+        more = f"\n  ... and {len(complaints) - MAX_LISTED} more" if len(complaints) > MAX_LISTED else ""
         raise ValueError(
-            f"{path}: {len(missing)} of {len(pictures)} pictures are missing; check --image_root {config.image_root}, "
+            f"{path}: {len(complaints)} pictures cannot be used; check --image_root {root.root}, "
             f"or get them with `r1-mllm data prepare`:{listed}{more}"
         )
     return DataSet(Path(name).stem if Path(name).suffix in SUFFIXES else name, path, task, examples, len(table))

@@ -206,8 +206,18 @@ def test_a_missing_data_set_names_the_paths_tried_and_the_cure(project):
 
 def test_missing_pictures_are_listed(project):
     (project / "data/coco/train2014/COCO_train2014_000000000002.jpg").unlink()
-    with pytest.raises(ValueError, match=r"1 of 4 pictures are missing.*image_root(.|\n)*000000000002\.jpg"):
+    with pytest.raises(ValueError, match=r"1 pictures cannot.*image_root(.|\n)*000000000002\.jpg is missing"):
         load_set("refcoco_val", config_for(project))
+
+
+def test_pictures_outside_the_root_are_refused_unless_allowed(project):
+    path = project / "data/rec_jsons_processed/refcoco_val.json"
+    rows = json.loads(path.read_text())
+    rows[0]["image"] = "../refgta/" + rows[0]["image"]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="leaves the image root"):
+        load_set("refcoco_val", config_for(project))
+    assert len(load_set("refcoco_val", config_for(project, allow_outside_image_root=True)).examples) == 4
 
 
 def test_wrong_input_ends_with_one_message_and_an_exit_code(project, capsys):
