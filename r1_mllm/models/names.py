@@ -9,7 +9,7 @@ Shape letters: C text hidden size, I text MLP size, D vision hidden size, M visi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,9 @@ PREFIXES = (
     ("model.visual.", "visual."),
     ("language_model.", "model."),
 )
+STRIPE = 64
+"""Rows transposed at a time: a whole-matrix copy misses the cache at every element."""
+
 # Constants of the rotary embedding that old files carry; both are computed from config.json.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 
@@ -68,20 +71,20 @@ def parameters(arch: ModelArch) -> Iterator[Parameter]:
     yield from _vision(arch.vision)
 
 
-def join(parameter: Parameter, sources: Sequence[np.ndarray], out: np.ndarray) -> None:
+def join(parameter: Parameter, blocks: Iterable[np.ndarray], out: np.ndarray) -> None:
     """Fill our parameter from its published tensors.
 
     Args:
-        sources: arrays of `parameter.sources`, same dtype as out.
+        blocks: the rows of all `parameter.sources` one after another, a few (STRIPE) at a time, in out's dtype.
         out: `parameter.shape`, written in place.
     """
     start = 0
-    for source in sources:
-        stop = start + source.shape[0]
+    for block in blocks:
+        stop = start + len(block)
         if parameter.layout == "plain":
-            out[start:stop] = source
+            out[start:stop] = block
         else:
-            _transpose_into(source.reshape(source.shape[0], -1), out[:, start:stop])
+            out[:, start:stop] = block.reshape(len(block), -1).T
         start = stop
 
 
@@ -100,9 +103,9 @@ def split(parameter: Parameter, ours: np.ndarray) -> Iterator[tuple[str, np.ndar
 
 
 def _transpose_into(source: np.ndarray, out: np.ndarray) -> None:
-    """Write source [a, b] to out [b, a] in stripes: a whole-matrix copy misses the cache at every element."""
-    for start in range(0, source.shape[0], 64):
-        out[:, start : start + 64] = source[start : start + 64].T
+    """Write source [a, b] to out [b, a] in stripes."""
+    for start in range(0, source.shape[0], STRIPE):
+        out[:, start : start + STRIPE] = source[start : start + STRIPE].T
 
 
 def _linear(ours: str, published: Sequence[tuple[str, int]], width: int, bias: bool = True) -> Iterator[Parameter]:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from . import tensor_file
 from .config import ModelArch
-from .names import EMBEDDING, HEAD, Parameter, canonical, join, parameters, split
+from .names import EMBEDDING, HEAD, STRIPE, Parameter, canonical, join, parameters, split
 from .qwen_vl import QwenVL
 from .tensor_file import Entry
 
@@ -237,18 +237,29 @@ def _joined(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Read, convert and join each parameter's published tensors."""
     for parameter in parameters(arch):
-        sources = []
-        for name, _ in parameter.sources:
-            array, entry = found[name].read(), found[name]
-            if check_finite and not tensor_file.is_finite(array, entry.dtype):
-                raise ValueError(f"{entry.file}: {name} holds NaN or infinity; take an earlier checkpoint")
-            sources.append(tensor_file.convert(array, entry.dtype, dtype))
-        if parameter.layout == "plain" and len(sources) == 1:
-            yield parameter.name, sources[0]
+        sources = [found[name] for name, _ in parameter.sources]
+        if check_finite:
+            _check_finite(parameter, sources)
+        if parameter.layout == "plain" and [source.dtype for source in sources] == [dtype]:
+            yield parameter.name, sources[0].read()
             continue
         out = np.empty(parameter.shape, tensor_file.NUMPY_DTYPES[dtype])
-        join(parameter, sources, out)
+        join(parameter, _stripes(sources, dtype), out)
         yield parameter.name, out
+
+
+def _stripes(sources: Sequence[Entry], dtype: str) -> Iterator[np.ndarray]:
+    """Yield the sources' rows a few at a time, so that no tensor exists twice."""
+    for source in sources:
+        array = source.read()
+        for start in range(0, len(array), STRIPE):
+            yield tensor_file.convert(array[start : start + STRIPE], source.dtype, dtype)
+
+
+def _check_finite(parameter: Parameter, sources: Sequence[Entry]) -> None:
+    for source, (name, _) in zip(sources, parameter.sources, strict=True):
+        if not tensor_file.is_finite(source.read(), source.dtype):
+            raise ValueError(f"{source.file}: {name} holds NaN or infinity; take an earlier checkpoint")
 
 
 def published_tensors(
