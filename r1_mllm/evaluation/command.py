@@ -143,9 +143,6 @@ def evaluate_sets(
     config: EvalConfig, sets: Sequence[DataSet], templates: Templates, model_dir: Path
 ) -> list[EvalResult]:
     """Answer what is not answered yet, write one results file per data set and print the accuracies."""
-    runtime.prepare()
-    from .load import load  # after prepare(): Paddle reads its environment when it loads
-
     loaded = None
     results = []
     for data_set in sets:
@@ -161,12 +158,22 @@ def evaluate_sets(
             print(f"{path} has these results already; --overwrite answers again")
             results.append(summarise(done["results"]))
             continue
-        loaded = loaded or load(model_dir, config)
+        loaded = loaded or _load(model_dir, config)
         results.append(_evaluate_set(config, data_set, templates, loaded, path, key))
     for data_set, result in zip(sets, results, strict=True):
         low, high = result.interval
         print(f"Accuracy of {data_set.name}: {result.accuracy:.2f}% ({result.num} rows, 95% {low:.2f} to {high:.2f})")
     return results
+
+
+def _load(model_dir: Path, config: EvalConfig) -> Any:
+    runtime.prepare()
+    from .load import load  # after prepare(): Paddle reads its environment when it loads
+
+    try:
+        return load(model_dir, config)
+    except ValueError as error:
+        raise runtime.Stop(str(error), runtime.MODEL) from error
 
 
 def _kept_settings(config: EvalConfig) -> dict[str, Any]:

@@ -153,7 +153,10 @@ def _prompt(processor: Any, example: Example, asked: EvalSettings) -> Prompt:
         system_prompt=asked.system_prompt,
         view_units=processor.box_units,
     )
-    return processor.encode(messages, example.images)
+    try:
+        return processor.encode(messages, example.images)
+    except ValueError as error:
+        raise ValueError(f"{example.meta.get('where', example.question)}: {error}") from error
 
 
 def result_row(example: Example, prompt: Prompt, completion: Completion, grade: Grade) -> dict[str, Any]:

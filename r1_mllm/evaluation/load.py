@@ -29,6 +29,7 @@ def load(model_dir: Path, config: EvalConfig) -> Loaded:
         print(f"computing in {dtype}")
     processor = Processor.from_pretrained(model_dir, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     model = load_pretrained(model_dir, dtype=dtype)
+    model.attn_implementation = config.attn_implementation
     model.eval()
     rollout = RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)
     return Loaded(Engine(model, processor.tokenizer, rollout), processor, dtype)

@@ -60,6 +60,17 @@ def test_an_unknown_setting_is_an_error(boxes, scripted_engine, plain_processor)
         evaluate(scripted_engine(ANSWERS), plain_processor, boxes, batchsize=2)
 
 
+def test_a_picture_that_cannot_be_read_names_the_row(boxes, scripted_engine):
+    class Refusing:
+        box_units = "seen_px"
+
+        def encode(self, messages, images):
+            raise ValueError(f"{images[0]}: truncated")
+
+    with pytest.raises(ValueError, match=r"rows:0: .*a\.png: truncated"):
+        evaluate(scripted_engine(ANSWERS), Refusing(), boxes)
+
+
 def test_the_threshold_of_the_configuration_decides(boxes, scripted_engine, plain_processor):
     half = ["<answer>[10, 20, 40, 36]</answer>"]  # 16 of 25 rows of the box: IoU 0.64
     for threshold, correct in ((0.6, 1), (0.7, 0)):
