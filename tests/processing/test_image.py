@@ -108,9 +108,9 @@ def test_every_kind_of_transparency_is_seen(mode):
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_cut():
-    values = np.array([[0, 257, 40_000, 65_535]], np.uint16)
+    values = np.array([[0, 200, 257, 40_000, 65_400, 65_535]], np.uint16)
     shown = np.asarray(open_image(encoded(Image.fromarray(values))))
-    assert shown[0, :, 0].tolist() == [0, 1, 156, 255]
+    assert shown[0, :, 0].tolist() == [0, 1, 1, 156, 254, 255]  # a division by 256 gives 0 and 255
 
 
 def test_cmyk_bilevel_and_grey_become_rgb():
