@@ -16,6 +16,7 @@ from paddle.nn import functional as F
 
 _HAS_ADDMM = hasattr(_C_ops, "addmm")
 _HAS_QUANT_NORM = hasattr(_C_ops, "fused_rms_norm_quant")
+_swiglu_kernel = F.swiglu if hasattr(F, "swiglu") else paddle.incubate.nn.functional.swiglu  # moved in Paddle 3.3
 
 
 def on_cpu() -> bool:
@@ -103,11 +104,11 @@ class _SwiGLU(PyLayer):
 def swiglu(gate_up: paddle.Tensor) -> paddle.Tensor:
     """Return silu(gate) * up [T, I] of gate_up [T, 2I], gate first."""
     if not on_cpu():
-        return F.swiglu(gate_up) if hasattr(F, "swiglu") else paddle.incubate.nn.functional.swiglu(gate_up)
+        return _swiglu_kernel(gate_up)
     if gate_up.dtype == paddle.float32 and paddle.is_grad_enabled() and not gate_up.stop_gradient:
         return _SwiGLU.apply(gate_up)
     if gate_up.shape[0] <= 32:
-        return paddle.incubate.nn.functional.swiglu(gate_up)
+        return _swiglu_kernel(gate_up)
     gate, up = paddle.split(gate_up, 2, axis=1)
     return F.silu(gate) * up
 

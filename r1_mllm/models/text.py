@@ -97,7 +97,7 @@ class TextModel(nn.Layer):
         Args:
             x: [T, C] embedded tokens.  positions: [3, T] int64.  visible_until: [T] int.
             recompute: a function (block, *args) that runs a block, with or without keeping its activations.
-            keep_kv: a list that receives each layer's keys and values [T, 2*K*D], or None.
+            keep_kv: a list that receives each layer's keys and values [T, 2*K*D] (then recompute is not used), or None.
 
         Returns:
             [T, C] after the last norm.

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions for prompts: prompts are read once, rows that stop leave, waiting prompts take their place.
+
+Shape letters: B groups (a group is a distinct prompt), S samples per group, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+
+from ..config import RolloutConfig
+from ..models.qwen_vl import QwenVL
+from ..records import Completion, Prompt
+from .cache import Cache
+from .decoder import Decoder
+from .sampling import Draw, Sampler, row_uniforms
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens read in one pass, unless one prompt is longer."""
+
+DEAD_SHARE = 0.25
+"""Rows are regrouped once this share of them has stopped."""
+
+
+@dataclass
+class Row:
+    """One completion in the making."""
+
+    prompt: int
+    """Index of the prompt in the caller's list."""
+    uniforms: np.ndarray
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
+    """By a stop token."""
+    done: bool = False
+
+
+@dataclass
+class Job:
+    """A distinct prompt and the rows that want completions of it."""
+
+    prompt: Prompt
+    rows: list[Row]
+
+
+def _jobs(prompts: Sequence[Prompt], n: int, seed: int, length: int) -> tuple[list[Job], list[list[Row]]]:
+    """Merge equal prompts; also return each caller's prompt's rows."""
+    jobs: dict[tuple, Job] = {}
+    per_prompt = []
+    for i, prompt in enumerate(prompts):
+        rows = [Row(i, row_uniforms(seed, i, sample, length)) for sample in range(n)]
+        pixels = b"" if prompt.pixels is None else prompt.pixels.tobytes()
+        key = (prompt.ids.tobytes(), pixels)
+        jobs.setdefault(key, Job(prompt, [])).rows.extend(rows)
+        per_prompt.append(rows)
+    return list(jobs.values()), per_prompt
+
+
+class Engine:
+    """Samples completions from a model; holds no state between calls."""
+
+    def __init__(self, model: QwenVL, tokenizer, config: RolloutConfig):
+        """Args: tokenizer: a processing.Tokenizer (decode, stop_ids, banned_ids)."""
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+
+    def sampler(self, greedy: bool) -> Sampler:
+        """The sampler of one call; benchmarks replace it to force lengths."""
+        return Sampler(self.config, self.model.arch.text.vocab_size, self.tokenizer.banned_ids, greedy)
+
+    @paddle.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        seed: int,
+        greedy: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> list[list[Completion]]:
+        """Sample n completions of each prompt.
+
+        Args:
+            seed: with a row's place (prompt index, sample number) it fixes that row's random numbers, whatever else
+                is in the batch.
+            greedy: take the most probable token instead of sampling.
+            max_new_tokens: overrides max_completion_length.
+
+        Returns:
+            For each prompt its n completions, in order.
+        """
+        if n < 1 or not prompts:
+            raise ValueError(f"generate needs at least one prompt and n >= 1, got {len(prompts)} prompts and n={n}")
+        length = max_new_tokens or self.config.max_completion_length
+        jobs, per_prompt = _jobs(prompts, n, seed, length)
+        self.model.eval()
+        run = Run(Decoder(self.model), self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
+        run.complete(jobs)
+        self.model.train()
+        return [[self._completion(row) for row in rows] for rows in per_prompt]
+
+    def _completion(self, row: Row) -> Completion:
+        ids = np.array(row.ids, np.int64)
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(ids, np.array(row.logprobs, np.float32), text, row.stopped)
+
+
+class Run:
+    """One call's rows, their rectangle and their cache."""
+
+    def __init__(self, decoder: Decoder, sampler: Sampler, stop_ids: set[int], length: int, config: RolloutConfig):
+        self.decoder, self.sampler, self.stop_ids, self.length, self.config = decoder, sampler, stop_ids, length, config
+        self.cache: Cache = decoder.new_cache()
+        self.jobs: list[Job] = []
+        self.grid: list[list[Row | None]] = []
+        """[B][S]: None where a group has no row for this place."""
+        self.next_positions = np.zeros([0], np.int64)
+        self.seen: paddle.Tensor | None = None
+
+    def complete(self, jobs: Sequence[Job]) -> None:
+        """Fill every row of every job."""
+        waiting = deque(jobs)
+        while waiting or self._num_live():
+            if self._wants_regrid(waiting):
+                self._regrid(waiting)
+            if self._num_live():
+                self._step()
+
+    def _num_live(self) -> int:
+        return sum(self._live_counts())
+
+    def _live_counts(self) -> list[int]:
+        return [sum(row is not None and not row.done for row in line) for line in self.grid]
+
+    def _wants_regrid(self, waiting: deque) -> bool:
+        """Regroup when nothing is left to do, the tail is full, or enough places would be saved or refilled."""
+        counts = self._live_counts()
+        live = sum(counts)
+        if not live or self.cache.full:
+            return True
+        places = sum(len(line) for line in self.grid)
+        rectangle = sum(count > 0 for count in counts) * max(counts)
+        joins = bool(waiting) and live + len(waiting[0].rows) <= self.config.rollout_batch_rows
+        return min(rectangle, live if joins else places) <= (1 - DEAD_SHARE) * places
+
+    def _admit(self, waiting: deque, live: int) -> list[Job]:
+        admitted: list[Job] = []
+        while waiting and (not (admitted or live) or live + len(waiting[0].rows) <= self.config.rollout_batch_rows):
+            live += len(waiting[0].rows)
+            admitted.append(waiting.popleft())
+        return admitted
+
+    def _regrid(self, waiting: deque) -> None:
+        """Drop stopped rows, close the gaps, let waiting prompts join."""
+        old_samples = len(self.grid[0]) if self.grid else 0
+        lines = []  # (old group, [(old row number, row)])
+        for i_group, line in enumerate(self.grid):
+            live = [(i_group * old_samples + i, row) for i, row in enumerate(line) if row is not None and not row.done]
+            if live:
+                lines.append((i_group, live))
+        kept = np.array([group for group, _ in lines], np.int64)
+        admitted = self._admit(waiting, sum(len(live) for _, live in lines))
+        self.jobs = [self.jobs[group] for group in kept] + admitted
+        lines += [(-1, [(-1, row) for row in job.rows]) for job in admitted]
+        if not lines:
+            self.grid = []
+            return
+        samples = max(len(live) for _, live in lines)
+        sources = np.full([len(lines), samples], -1, np.int64)
+        self.grid = [[None] * samples for _ in lines]
+        for i_group, (_, live) in enumerate(lines):
+            for i_row, (source, row) in enumerate(live):
+                sources[i_group, i_row] = source
+                self.grid[i_group][i_row] = row
+        added, logits = self._read(admitted) if admitted else (None, None)
+        self.cache.regrid(sources, kept, added)
+        self.next_positions = np.array([job.prompt.next_position for job in self.jobs], np.int64)
+        if self.sampler.needs_history:
+            self.seen = self._history()
+        if admitted:
+            self._first_tokens(logits, len(kept))
+
+    def _read(self, admitted: list[Job]):
+        """Prefill in passes of at most PREFILL_TOKENS; returns one Prefill and logits [admitted, V]."""
+        passes: list[list[Prompt]] = [[]]
+        tokens = 0
+        for job in admitted:
+            if passes[-1] and tokens + len(job.prompt.ids) > PREFILL_TOKENS:
+                passes.append([])
+                tokens = 0
+            passes[-1].append(job.prompt)
+            tokens += len(job.prompt.ids)
+        parts, logits = zip(*(self.decoder.prefill(prompts) for prompts in passes), strict=True)
+        first = parts[0]
+        for part in parts[1:]:
+            first.starts = np.concatenate([first.starts, part.starts + first.kv[0].shape[0]])
+            first.lengths = np.concatenate([first.lengths, part.lengths])
+            first.kv = [paddle.concat(pair) for pair in zip(first.kv, part.kv, strict=True)]
+        return first, logits[0] if len(logits) == 1 else paddle.concat(logits)
+
+    def _history(self) -> paddle.Tensor:
+        """[B*S, V] float32 0 or 1: ids of the prompt and of the completion so far."""
+        vocab = self.decoder.arch.vocab_size
+        seen = np.zeros([len(self.grid), len(self.grid[0]), vocab], np.float32)
+        for line, job, rows in zip(seen, self.jobs, self.grid, strict=True):
+            line[:, job.prompt.ids] = 1
+            for flags, row in zip(line, rows, strict=True):
+                if row is not None:
+                    flags[row.ids] = 1
+        return paddle.to_tensor(seen.reshape([-1, vocab]))
+
+    def _first_tokens(self, logits: paddle.Tensor, first_group: int) -> None:
+        """Sample the first token of the rows of groups from first_group on; logits [groups, V]."""
+        rows = [row for line in self.grid[first_group:] for row in line]
+        samples = len(self.grid[0])
+        index = np.repeat(np.arange(len(self.grid) - first_group), samples)
+        seen = None if self.seen is None else self.seen[first_group * samples :]
+        self._record(paddle.gather(logits, paddle.to_tensor(index)), rows, seen)
+
+    def _step(self) -> None:
+        rows = [row for line in self.grid for row in line]
+        counts = np.array([len(row.ids) if row is not None else 1 for row in rows], np.int64)
+        ids = np.array([row.ids[-1] if row is not None else 0 for row in rows], np.int64)
+        positions = np.repeat(self.next_positions, len(self.grid[0])) + counts - 1
+        if self.seen is not None:
+            flags = paddle.ones([len(rows), 1])
+            self.seen = paddle.put_along_axis(self.seen, paddle.to_tensor(ids).reshape([-1, 1]), flags, 1)
+        self._record(self.decoder.step(ids, positions, self.cache), rows, self.seen)
+
+    def _record(self, logits: paddle.Tensor, rows: list[Row | None], seen) -> None:
+        """Sample a token for each row that is still going."""
+        lengths = np.array([len(row.ids) if row is not None else 0 for row in rows])
+        going = [row is not None and not row.done for row in rows]
+        uniforms = np.array(
+            [row.uniforms[len(row.ids)] if alive else 0.5 for row, alive in zip(rows, going, strict=True)], np.float32
+        )
+        draw: Draw = self.sampler.choose(logits, uniforms, seen, lengths)
+        for row, alive, token, logp in zip(rows, going, draw.ids.tolist(), draw.logprobs.tolist(), strict=True):
+            if not alive:
+                continue
+            row.ids.append(token)
+            row.logprobs.append(logp)
+            row.stopped = token in self.stop_ids
+            row.done = row.stopped or len(row.ids) >= self.length
