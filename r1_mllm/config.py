@@ -99,6 +99,12 @@ class RewardConfig:
     iou_threshold: float = 0.5
     verify_timeout: float = 2.0
     """Seconds one math comparison may take."""
+    length_limit: int = 256
+    """Tokens at which the rewards `length` and `overlong` reach their end; max_completion_length, as a rule."""
+    overlong_buffer: int = 64
+    """Tokens before length_limit over which `overlong` falls from 0 to -1."""
+    repetition_ngram: int = 4
+    """Words of the runs whose repetition the reward `repetition` counts."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What writers put around an answer: markdown, dollar signs, \\boxed{}, \\text{}, punctuation at its end."""
+
+from __future__ import annotations
+
+import re
+
+_NOISE = re.compile(r"\*\*|__(?=\S)|`{1,3}(?:[a-z]{1,8}\n)?|\\?\$|\\[()\[\]](?!\w)|\\displaystyle\b|\\left\b|\\right\b")
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|operatorname|bf|rm)\s?\{([^{}]{0,80})\}")
+_SPACE = re.compile(r"\\[,;:! ]|\\quad\b|\\qquad\b|~|\u00a0|\u3000")
+_EDGES = " \t\r\n.,;:\"'\u201c\u201d\u2018\u2019\u3002\uff0c\uff1b"
+
+
+def boxed(text: str) -> list[str]:
+    """Find the contents of every complete \\boxed{...} (or \\fbox{...}), outermost ones, in order."""
+    found, start = [], 0
+    while (opened := _next_box(text, start)) is not None:
+        closed = _closing_brace(text, opened)
+        if closed is None:
+            start = opened
+            continue
+        found.append(text[opened:closed])
+        start = closed
+    return found
+
+
+def strip_markup(text: str) -> str:
+    """Remove what surrounds an answer; a box is replaced by its content."""
+    for content in set(boxed(text)):
+        for macro in ("\\boxed", "\\fbox"):
+            text = text.replace(f"{macro}{{{content}}}", f" {content} ").replace(
+                f"{macro} {{{content}}}", f" {content} "
+            )
+    text = _TEXT.sub(r" \1 ", _TEXT.sub(r" \1 ", text))
+    text = _SPACE.sub(" ", _NOISE.sub("", text.replace("{,}", ",").replace("\\!", "")))
+    return strip_edges(text)
+
+
+def strip_edges(text: str) -> str:
+    """Remove white space, quotes and end punctuation at both ends (a decimal point before a digit stays)."""
+    stripped = text.strip(_EDGES)
+    start = text.find(stripped)
+    keeps_point = stripped[:1].isdigit() and start > 0 and text[start - 1] == "."
+    return "." + stripped if keeps_point else stripped
+
+
+def _next_box(text: str, start: int) -> int | None:
+    """Position just after the opening brace of the next box."""
+    match = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{").search(text, start)
+    return match.end() if match else None
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    for i in range(start, len(text)):
+        if text[i] == "{":
+            depth += 1
+        elif text[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return i
+    return None

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What completions earn: one function per reward, a group in, [G] float64 out.
+
+Shape letter: G completions of a group.  A reward is NaN for a completion it cannot judge; such a completion has no
+total and is left out of the group's mean.  A reward that is NaN for the whole group does not apply to that task.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .answers import boxes, tags
+from .config import RewardConfig
+from .records import Group
+from .tasks import get_task
+
+RewardFunction = Callable[[Group, RewardConfig], np.ndarray]
+
+_log = logging.getLogger(__name__)
+_MAX_FAILED_SHARE = 0.05
+_WINDOW = 200
+
+
+def grade_all(group: Group, config: RewardConfig) -> None:
+    """Fill `group.grades`, unless it is filled, with the task's verdict on every completion."""
+    if len(group.grades) != len(group.completions):
+        task = get_task(group.example.task)
+        views = group.prompt.views
+        group.grades = [task.grade(done.text, group.example, views, config) for done in group.completions]
+
+
+def accuracy(group: Group, config: RewardConfig) -> np.ndarray:
+    """Pay the task's own score (IoU, right or wrong): [G] in 0..1."""
+    grade_all(group, config)
+    return np.array([grade.score for grade in group.grades], dtype=np.float64)
+
+
+def ternary(group: Group, config: RewardConfig) -> np.ndarray:
+    """Pay 1 for a right answer, 0 for a wrong one, -1 where there is none: [G]."""
+    grade_all(group, config)
+    return np.array([-1.0 if g.decided_by == "no_answer" else float(g.correct) for g in group.grades])
+
+
+def well_formed(group: Group, config: RewardConfig) -> np.ndarray:
+    """Pay 1 for the form the task asks for; a completion cut at the length limit has none: [G] of 0 or 1."""
+    task = get_task(group.example.task)
+    texts = [(done.text, done.finished) for done in group.completions]
+    return np.array([float(finished and task.check_format(text, group.example)[0]) for text, finished in texts])
+
+
+def json_box(group: Group, config: RewardConfig) -> np.ndarray:
+    """Pay 1 for an answer part that is JSON with a box in it: [G] of 0 or 1; does not apply to other tasks than rec."""
+    if group.example.task != "rec":
+        return np.full(len(group.completions), np.nan)
+    answers = [tags.split(done.text).answer for done in group.completions]
+    return np.array([float(answer is not None and boxes.is_json_box(answer)) for answer in answers])
+
+
+def length(group: Group, config: RewardConfig) -> np.ndarray:
+    """Pay right answers for being short, 1 down to 0.5, and charge wrong ones for it, -0.5 up to 0: [G] on a cosine."""
+    grade_all(group, config)
+    shares = [min(len(done.ids) / config.length_limit, 1.0) for done in group.completions]
+    falls = [(1 + math.cos(math.pi * share)) / 2 for share in shares]  # 1 for an empty completion, 0 at the limit
+    return np.array([0.5 + 0.5 * f if g.correct else -0.5 * f for f, g in zip(falls, group.grades, strict=True)])
+
+
+def repetition(group: Group, config: RewardConfig) -> np.ndarray:
+    """Charge the share of word runs that stood in the completion before: [G] in -1..0."""
+    return np.array(
+        [-_repeated_share(done.text.lower().split(), config.repetition_ngram) for done in group.completions]
+    )
+
+
+def overlong(group: Group, config: RewardConfig) -> np.ndarray:
+    """Charge length near the limit: 0 until overlong_buffer tokens before it, then linearly to -1 at it: [G]."""
+    start = config.length_limit - config.overlong_buffer
+    over = np.array([len(done.ids) - start for done in group.completions], dtype=np.float64)
+    return -np.clip(over / max(config.overlong_buffer, 1), 0.0, 1.0)
+
+
+REWARDS: dict[str, RewardFunction] = {
+    "accuracy": accuracy,
+    "format": well_formed,
+    "format_json": json_box,
+    "ternary": ternary,
+    "length": length,
+    "repetition": repetition,
+    "overlong": overlong,
+}
+
+
+class UserReward:
+    """A function from a user's file: `name(group)` or `name(group, config)` -> G numbers, None for "cannot judge".
+
+    Its first call must work.  Later exceptions cost the group this reward, are logged and counted in `failures`, and
+    end the run when more than 5 % of the last 200 calls raised.
+    """
+
+    def __init__(self, name: str, function: Callable):
+        self.name, self.function = name, function
+        self.calls = self.failures = 0
+        self._recent: list[bool] = []
+        self._takes_config = len(inspect.signature(function).parameters) >= 2
+
+    def __call__(self, group: Group, config: RewardConfig) -> np.ndarray:
+        """Return [G] float64, NaN where the function could not judge."""
+        self.calls += 1
+        arguments = (group, config) if self._takes_config else (group,)
+        try:
+            values = self.function(*arguments)
+        except Exception as error:  # the user's code may raise anything; the plan is in the class docstring
+            self._count(True, error)
+            return np.full(len(group.completions), np.nan)
+        self._count(False, None)
+        return values
+
+    def _count(self, failed: bool, error: Exception | None) -> None:
+        self._recent = [*self._recent[1 - _WINDOW :], failed]
+        if not failed:
+            return
+        self.failures += 1
+        _log.warning(
+            "reward %r raised %r; failures so far: %d of %d calls", self.name, error, self.failures, self.calls
+        )
+        too_many = len(self._recent) == _WINDOW and sum(self._recent) > _MAX_FAILED_SHARE * _WINDOW
+        if self.calls == self.failures or too_many:
+            raise ValueError(
+                f"reward {self.name!r} raised {type(error).__name__}: {error} "
+                f"({sum(self._recent)} of its last {len(self._recent)} calls failed)"
+            ) from error
+
+
+def load_reward(name: str) -> RewardFunction:
+    """Find a reward by its name in `REWARDS`, or load `path.py:function`."""
+    if name in REWARDS:
+        return REWARDS[name]
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py"):
+        near = difflib.get_close_matches(name, REWARDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown reward {name!r}{hint} (known: {', '.join(REWARDS)}, or path.py:function)")
+    if not Path(path).is_file():
+        raise ValueError(f"reward {name!r}: no file {path!r}")
+    spec = importlib.util.spec_from_file_location(f"r1_mllm_user_reward_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = vars(module).get(function)
+    if not callable(found):
+        raise ValueError(f"reward {name!r}: {path!r} has no function {function!r}")
+    return UserReward(name, found)
+
+
+def score(
+    group: Group, funcs: Sequence[RewardFunction] | Mapping[str, RewardFunction], config: RewardConfig
+) -> Counter[str]:
+    """Fill `group.grades`, `group.parts` and `group.rewards` (weighted sum, NaN for completions to leave out).
+
+    Args:
+        funcs: by name, or in the order of `config.reward_funcs`.
+
+    Returns:
+        Counts worth logging: "<reward>/not_scored" completions, "decided_by/<rule>" grades.
+    """
+    named = dict(funcs) if isinstance(funcs, Mapping) else dict(zip(config.reward_funcs, funcs, strict=True))
+    weights = config.reward_weights or (1.0,) * len(named)
+    if len(weights) != len(named):
+        raise ValueError(f"{len(weights)} reward_weights for {len(named)} reward_funcs; give one weight per reward")
+    num = len(group.completions)
+    grade_all(group, config)
+    total, applied, counts = np.zeros(num), False, Counter(f"decided_by/{g.decided_by}" for g in group.grades)
+    for (name, function), weight in zip(named.items(), weights, strict=True):
+        part = group.parts[name] = _checked(name, function(group, config), num)
+        missing = np.isnan(part)
+        if missing.all():
+            continue
+        counts[f"{name}/not_scored"] += int(missing.sum())
+        total, applied = total + weight * part, True
+    group.rewards = total if applied else np.full(num, np.nan)
+    return +counts
+
+
+def _checked(name: str, values: Sequence[float | None] | np.ndarray, num: int) -> np.ndarray:
+    """Turn a reward's result into [G] float64; None and non-finite numbers become NaN."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+        raise ValueError(f"reward {name!r} returned {type(values).__name__}; it must return {num} numbers")
+    if len(values) != num:
+        raise ValueError(f"reward {name!r} returned {len(values)} values for {num} completions")
+    try:
+        part = np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"reward {name!r} returned {list(values)!r}; it must return numbers or None") from error
+    return np.where(np.isfinite(part), part, np.nan)
+
+
+def _repeated_share(words: list[str], n: int) -> float:
+    num_runs = len(words) - n + 1
+    if num_runs < 1:
+        return 0.0
+    return 1.0 - len({tuple(words[i : i + n]) for i in range(num_runs)}) / num_runs

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks: how a row becomes an example, what is asked, and what an answer is worth.
+
+A new task is one file here and one entry in `TASKS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..config import RewardConfig
+from ..records import Example, Grade, View
+from .counting import Counting
+from .geometry import Geometry
+from .math_boxed import MathBoxed
+from .rec import Rec
+
+
+class Task(Protocol):
+    """What every task offers."""
+
+    name: str
+
+    def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
+        """Check one dataset row; ValueError names `where`, the value and the cure."""
+
+    def gold(self, value: Any, where: str) -> Any:
+        """Read a gold answer alone, as recorded outputs have it."""
+
+    def messages(
+        self, example: Example, method: str = "r1", templates=None, system_prompt=None, view_units=None
+    ) -> list:
+        """Lay the example out as chat messages (tasks/templates.py)."""
+
+    def grade(
+        self,
+        text: str,
+        example: Example,
+        views: Sequence[View] = (),
+        config: RewardConfig | None = None,
+        method: str = "r1",
+    ) -> Grade:
+        """Score a completion; never raises on what a model wrote."""
+
+    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
+        """Tell whether the completion has the form asked for, and else what is wrong."""
+
+    def show(self, value: Any) -> str:
+        """Write an answer value as text."""
+
+    def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list:
+        """Make n wrong answer values."""
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Rec(), Counting(), Geometry(), MathBoxed())}
+ALIASES = {"count": "counting", "math": "geometry", "boxed": "math_boxed", "detection": "rec"}
+
+
+def get_task(name: str) -> Task:
+    """Find a task by its name or an alias."""
+    key = ALIASES.get(name, name)
+    if key in TASKS:
+        return TASKS[key]
+    known = [*TASKS, *ALIASES]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown task {name!r}{hint} (known: {', '.join(known)})")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read the fields of a dataset row under every name they have in the files people own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MARK = re.compile(r"[ \t]*<image(\d{0,3})>[ \t]*")
+_CONTENT = frozenset({"image", "images", "image_path", "problem", "question", "conversations"})
+
+
+def question_text(row: Mapping[str, Any], where: str, num_images: int) -> str:
+    """Read the question; picture marks are taken out, numbered ones stay as words when there are several.
+
+    Several numbered marks with one file mean that the pictures were drawn together in that file.
+    """
+    text = row.get("problem") or row.get("question") or _turn(row, "human") or row.get("prompt")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: no question; a row needs `problem`, `question` or a human turn in `conversations`")
+    marks = _MARK.findall(text)
+    numbers = {int(number) for number in marks if number}
+    unnumbered = sum(not number for number in marks)
+    if unnumbered and unnumbered != num_images:
+        raise ValueError(f"{where}: {unnumbered} <image> marks but {num_images} pictures; make them agree")
+    if numbers and (num_images == 0 or (num_images > 1 and max(numbers) > num_images)):
+        raise ValueError(f"{where}: mark <image{max(numbers)}> but {num_images} pictures; make them agree")
+    named = len(numbers) > 1
+    return _MARK.sub(lambda mark: f" (picture {mark[1]}) " if named and mark[1] else " ", text).strip()
+
+
+def images(row: Mapping[str, Any], where: str, image_root: str | None) -> tuple[str | bytes, ...]:
+    """Read the pictures: paths joined with image_root, or encoded bytes; an empty tuple for a row of text only."""
+    for field in ("images", "image", "image_path"):
+        value = row.get(field)
+        if value is None or (isinstance(value, (str, list)) and not value):
+            continue
+        items = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
+        return tuple(_image(item, where, image_root) for item in items)
+    return ()
+
+
+def gold_value(row: Mapping[str, Any], where: str, fields: Sequence[str]) -> Any:
+    """Read the right answer from the first field that holds one, or from the reply in `conversations`."""
+    for field in fields:
+        value = row.get(field)
+        if value is not None and value != "":
+            return value
+    reply = _turn(row, "gpt")
+    if reply is None:
+        raise ValueError(f"{where}: no answer; a row of this task needs one of {', '.join(fields)}")
+    return reply
+
+
+def meta(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keep the fields that are neither question nor pictures, and where the row came from."""
+    return {**{key: value for key, value in row.items() if key not in _CONTENT}, "where": where}
+
+
+def _turn(row: Mapping[str, Any], speaker: str) -> str | None:
+    turns = row.get("conversations") or ()
+    said = [turn.get("value") for turn in turns if isinstance(turn, Mapping) and turn.get("from") == speaker]
+    return said[0] if said else None
+
+
+def _image(item: Any, where: str, image_root: str | None) -> str | bytes:
+    if isinstance(item, Mapping):
+        item = item.get("bytes") or item.get("path")
+    if isinstance(item, (bytes, bytearray)):
+        return bytes(item)
+    if not isinstance(item, (str, os.PathLike)) or not str(item):
+        raise ValueError(f"{where}: picture {item!r} is neither a path nor {{bytes, path}}")
+    path = str(item).removeprefix("./")
+    return os.path.join(image_root, path) if image_root else path
