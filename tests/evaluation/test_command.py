@@ -104,23 +104,21 @@ def type_in(command, folder, *more):
     return subprocess.run([sys.executable, *words[1:], *more], cwd=folder, capture_output=True, text=True, timeout=250)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_readme_command_writes_its_results_files(name, workplace):
     command, files = EXPECTED[name]
-    ended = type_in(command, workplace, "--max_new_tokens", "24")
+    ended = type_in(command, workplace)
     assert ended.returncode == 0, ended.stderr
     for path, num in files.items():
         content = json.loads((workplace / path).read_text(encoding="utf-8"))
         rows = content["results"]
         assert len(rows) == content["num"] == num
         assert content["accuracy"] == pytest.approx(100 * sum(row["correct"] for row in rows) / num)
-        assert KEYS <= set(rows[0]) and len({row["prompt"] for row in rows}) >= min(num, 1)
+        assert KEYS <= set(rows[0])
         assert len({row["image"] for row in rows}) == num
     assert not list((workplace / "logs").glob("*.partial*"))
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_killed_and_a_finished_one_is_not_repeated(workplace):
     assert type_in(REC_R1, workplace, "--max_new_tokens", "8", "--batch_size", "1").returncode == 0
     (path,) = (workplace / "logs").glob("*.json")
