@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training loops and what they need around them."""
+"""Training: the GRPO loop (grpo.py), supervised steps (sft.py), and what they stand on."""

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a GRPO run holds from its first step to its last: model, data, optimizer, output folder, position."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ..config import GrpoConfig, RolloutConfig
+from ..data.mixture import load_examples
+from ..data.stream import Stream
+from ..distributed import mesh
+from ..models.qwen_vl import QwenVL
+from ..models.weights import load_pretrained, resolve, save_pretrained
+from ..processing.prompt import Processor
+from ..records import Example, Prompt
+from ..rewards import RewardFunction, load_reward
+from ..rollout.engine import Engine
+from ..runtime import DATA, MODEL, Stop
+from ..tasks import get_task
+from ..tasks.templates import Templates, load_templates
+from . import checkpoint, durable
+from .optimizer import AdamW
+from .scaling import LossScale
+from .tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """A run in this process; every rank has its own."""
+
+    config: GrpoConfig
+    place: mesh.Mesh
+    source: Path
+    """Model folder the run started from."""
+    processor: Processor
+    templates: Templates
+    examples: Sequence[Example]
+    eval_examples: Sequence[Example]
+    rewards: dict[str, RewardFunction]
+    run: checkpoint.Run
+    model: QwenVL
+    reference: QwenVL | None
+    engine: Engine
+    optimizer: AdamW
+    scale: LossScale
+    stream: Stream
+    num_steps: int
+    tracker: Tracker
+    step: int = 0
+    """Optimizer steps taken."""
+    num_tokens: int = 0
+    """Tokens of all completions and prompts so far, all ranks."""
+    skipped: list[int] = field(default_factory=list)
+    """Steps left out because of non-finite numbers."""
+    window: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of the steps since the last logged line."""
+
+    @property
+    def visual_ids(self) -> set[int]:
+        """Placeholder ids of pictures and videos."""
+        return {self.model.arch.image_token_id, self.model.arch.video_token_id}
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[K] float64 weight of each reward."""
+        given = self.config.reward.reward_weights
+        return np.ones(len(self.rewards)) if given is None else np.array(given, np.float64)
+
+    def encode(self, example: Example) -> Prompt:
+        """Turn an example into what the model reads."""
+        return self.processor.encode(chat(example, self.processor, self.templates, self.config), example.images)
+
+    def save(self) -> None:
+        """Write checkpoint-STEP; called on every rank."""
+        state = {
+            "stream": self.stream.state(),
+            "scale": self.scale.state(),
+            "num_tokens": self.num_tokens,
+            "skipped": self.skipped,
+            "window": self.window,
+        }
+        self.run.save(self.step, self._write_weights, self.optimizer.state_dict(), state, self.source)
+
+    def export(self) -> None:
+        """Write the finished model: OUTPUT_DIR/final, and the same files in OUTPUT_DIR itself."""
+        final = self.run.export(self.step, self._write_weights, self.source)
+        if self.place.rank == 0:
+            _expose(final, self.run.output_dir)
+
+    def _write_weights(self, folder: Path) -> None:
+        save_pretrained(self.model, folder)
+
+    def close(self) -> None:
+        """Close logs and give the folder back."""
+        self.tracker.close()
+        self.run.close()
+
+
+def _expose(final: Path, output_dir: Path) -> None:
+    """Make OUTPUT_DIR itself loadable as people expect, without a second copy where the file system has links."""
+    for path in final.iterdir():
+        target = output_dir / path.name
+        if path.name == durable.MANIFEST:
+            continue
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+def open_session(config: GrpoConfig) -> Session:
+    """Load everything a run needs and, when its folder holds a checkpoint, continue from there."""
+    place = mesh.init()
+    _check(config)
+    source, processor = _open_model_folder(config)
+    templates = load_templates(config.data.prompt_template)
+    examples = _load("train", config, processor, templates)
+    eval_examples = _load("eval", config, processor, templates)[: config.training.eval_num]
+    rewards = {name: load_reward(name) for name in config.reward.reward_funcs}
+    facts = {"num_examples": len(examples), "examples": fingerprint(examples)}
+    run = checkpoint.open_run(config, facts, place.rank)
+    point = run.resume_point
+    model = load_model(point.path if point else source, config)
+    model.set_freeze_vision(config.model.freeze_vision)
+    reference = _load_reference(source, config)
+    prompts_per_step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
+    stream = Stream(len(examples), prompts_per_step, config.data.data_seed, place.rank, place.world)
+    num_steps = count_steps(config, stream)
+    session = Session(
+        config=config,
+        place=place,
+        source=source,
+        processor=processor,
+        templates=templates,
+        examples=examples,
+        eval_examples=eval_examples,
+        rewards=rewards,
+        run=run,
+        model=model,
+        reference=reference,
+        engine=Engine(model, processor.tokenizer, config.rollout),
+        optimizer=AdamW(model.named_parameters(), config.optimizer),
+        scale=LossScale(active=model.dtype == "float16"),
+        stream=stream,
+        num_steps=num_steps,
+        tracker=_open_tracker(config, num_steps, point.step if point else 0, place.rank),
+    )
+    if point:
+        _restore(session, point)
+    return session
+
+
+def chat(example: Example, processor: Processor, templates: Templates, config: GrpoConfig) -> list[dict[str, Any]]:
+    """Lay an example out as messages."""
+    return get_task(example.task).messages(
+        example, templates=templates, system_prompt=config.data.system_prompt, view_units=processor.box_units
+    )
+
+
+def count_steps(config: GrpoConfig, stream: Stream) -> int:
+    """Optimizer steps of the whole run."""
+    training = config.training
+    if training.max_steps > 0:
+        return training.max_steps
+    return math.ceil(training.num_train_epochs * stream.steps_per_epoch) * training.num_iterations
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Hash what is asked and what counts as right, so that a run never continues on other data."""
+    digest = hashlib.sha256()
+    for example in examples:
+        pictures = [hashlib.sha256(p).hexdigest() if isinstance(p, bytes) else p for p in example.images]
+        digest.update(repr((example.task, example.form, example.question, example.answer, pictures)).encode())
+    return digest.hexdigest()
+
+
+def choose_dtype(config: GrpoConfig) -> str:
+    """Settle what the weights are kept in: what was asked for, else bfloat16 or float16 on GPUs, float32 on a CPU."""
+    if config.model.torch_dtype != "auto":
+        return config.model.torch_dtype
+    if config.training.bf16 or config.training.fp16:
+        return "bfloat16" if config.training.bf16 else "float16"
+    if paddle.get_device() == "cpu":
+        return "float32"
+    return "bfloat16" if paddle.device.cuda.get_device_capability()[0] >= 8 else "float16"
+
+
+def load_model(folder: Path, config: GrpoConfig) -> QwenVL:
+    """Load a network with the run's settings for dtype, attention and recomputation."""
+    try:
+        model = load_pretrained(folder, dtype=choose_dtype(config))
+    except ValueError as error:
+        raise Stop(str(error), MODEL) from error
+    model.attn_implementation = config.model.attn_implementation
+    model.recompute = config.model.recompute
+    return model
+
+
+def _load_reference(source: Path, config: GrpoConfig) -> QwenVL | None:
+    """Load the model the policy must stay near; None when beta is 0."""
+    if not config.objective.beta:
+        return None
+    reference = load_model(source, config)
+    reference.eval()
+    for parameter in reference.parameters():
+        parameter.stop_gradient = True
+    return reference
+
+
+def _open_model_folder(config: GrpoConfig) -> tuple[Path, Processor]:
+    try:
+        source = resolve(config.model.model_name_or_path)
+        return source, Processor.from_pretrained(source, config.data.min_pixels, config.data.max_pixels)
+    except (ValueError, OSError) as error:
+        raise Stop(str(error), MODEL) from error
+
+
+def _load(split: str, config: GrpoConfig, processor: Processor, templates: Templates) -> list[Example]:
+    """Load a split's examples and drop those whose prompt is too long, in the same way on every rank."""
+    quarantine = Path(config.training.output_dir) / "quarantine.jsonl"
+    try:
+        found, report = load_examples(config.data, split, quarantine)
+        kept = [example for example in found if _fits(example, config, processor, templates)]
+    except ValueError as error:
+        raise Stop(str(error), DATA) from error
+    if report.datasets:
+        log.info("%s", report.summary())
+    limit = config.data.max_prompt_length
+    if len(kept) < len(found):
+        log.warning("%s: %d of %d prompts above %d tokens dropped", split, len(found) - len(kept), len(found), limit)
+    if found and not kept:
+        raise Stop(f"every prompt of {config.data.dataset_name} is above max_prompt_length {limit}", DATA)
+    return kept
+
+
+def _fits(example: Example, config: GrpoConfig, processor: Processor, templates: Templates) -> bool:
+    """Say whether an example's prompt, visual tokens included, fits max_prompt_length."""
+    sizes = [processor.image_size(picture) for picture in example.images]
+    return processor.prompt_length(chat(example, processor, templates, config), sizes) <= config.data.max_prompt_length
+
+
+def _check(config: GrpoConfig) -> None:
+    objective = config.objective
+    if objective.loss_type == "cispo" and objective.epsilon_high is None:
+        raise Stop("cispo caps the ratio at epsilon_high itself: set --epsilon_high, for example 5.0")
+
+
+def _open_tracker(config: GrpoConfig, num_steps: int, first_step: int, rank: int) -> Tracker:
+    training = config.training
+    return Tracker(training.output_dir, training.report_to, training.logging_dir, num_steps, first_step, rank)
+
+
+def _restore(session: Session, point: checkpoint.ResumePoint) -> None:
+    """Take over a checkpoint's optimizer, data position, counters and generators."""
+    session.optimizer.load_state_dict(point.optimizer_state(session.optimizer.state_dict_shapes()))
+    state = point.trainer
+    session.stream.restore(state["stream"])
+    session.scale.restore(state["scale"])
+    session.step, session.num_tokens = point.step, int(state["num_tokens"])
+    session.skipped, session.window = list(state["skipped"]), list(state["window"])
+    point.restore_rng(session.place.rank)
+
+
+def greedy_engine(session: Session) -> Engine:
+    """Give an engine for evaluation: the same model, without the sampler's cuts and penalties."""
+    rollout = RolloutConfig(
+        max_completion_length=session.config.rollout.max_completion_length,
+        rollout_batch_rows=session.config.rollout.rollout_batch_rows,
+    )
+    return Engine(session.model, session.processor.tokenizer, rollout)

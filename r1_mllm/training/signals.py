@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM and SIGINT ask for an end between two steps; a second one a few seconds later ends at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import TracebackType
+
+PATIENCE_SECONDS = 5.0
+"""Launchers repeat a signal within moments; only a later one means "now"."""
+
+
+class StopRequest:
+    """While entered, remembers that somebody asked the process to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._since = 0.0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.asked and time.monotonic() - self._since > PATIENCE_SECONDS:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self._since = time.monotonic()
+        self.asked = True

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a GRPO step between scored groups and changed weights.
+
+Shape letters: N groups, G completions of a group, K rewards, T packed tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+
+from ..config import GrpoConfig
+from ..data.pack import pack
+from ..distributed import collectives
+from ..models.qwen_vl import QwenVL
+from ..objectives import advantages, policy
+from ..records import Group, PackedBatch
+from .optimizer import AdamW
+from .scaling import LossScale
+
+Packs = list[tuple[PackedBatch, policy.Counts]]
+
+
+def phase_seed(seed: int, step: int, phase: str, rank: int) -> int:
+    """Derive the seed of one phase of one step: nothing but the step decides what is drawn, so a step can be redone."""
+    digest = hashlib.sha256(f"{seed}/{step}/{phase}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def assign_advantages(groups: Sequence[Group], weights: np.ndarray, config: GrpoConfig) -> None:
+    """Fill in every group's advantages ([G]) from its rewards and their weights [K]."""
+    rewards = np.stack([group.rewards for group in groups]).astype(np.float64)
+    parts = np.stack([np.stack(list(group.parts.values()), axis=-1) for group in groups])  # [N, G, K]
+    values = advantages.compute(rewards, parts, weights, config.objective, gather=_gather)
+    for group, value in zip(groups, values, strict=True):
+        group.advantages = value
+
+
+def _gather(array: np.ndarray) -> np.ndarray:
+    return np.concatenate(collectives.gather_objects(array))
+
+
+def pack_groups(groups: Sequence[Group], visual_ids: Collection[int], config: GrpoConfig) -> Packs:
+    """Lay a step's groups into packs, each with the counts its loss is divided by.
+
+    bnpo averages micro-batches, so its packs do not cross them; the other losses pack the whole step together.
+    """
+    objective, training = config.objective, config.training
+    size = training.per_device_train_batch_size if objective.loss_type == "bnpo" else len(groups)
+    micro_batches = [groups[start : start + size] for start in range(0, len(groups), size)]
+    truncated = objective.mask_truncated_completions
+    packed = [pack(micro, training.tokens_per_pack, visual_ids, truncated) for micro in micro_batches]
+    local = {
+        "tokens": sum(int(batch.mask.sum()) for batches in packed for batch in batches),
+        "rows": sum(len(group.completions) for group in groups),
+        "micro": len(micro_batches),
+    }
+    total = collectives.sum_scalars(local)
+    length = config.rollout.max_completion_length
+    result: Packs = []
+    for batches in packed:
+        tokens = total["tokens"]
+        if objective.loss_type == "bnpo":
+            tokens = sum(int(batch.mask.sum()) for batch in batches) * total["micro"]
+        counts = policy.Counts(tokens, total["rows"], length)
+        result.extend((batch, counts) for batch in batches)
+    return result
+
+
+@paddle.no_grad()
+def add_reference(packs: Packs, reference: QwenVL | None, temperature: float) -> None:
+    """Fill in the reference model's log-probabilities; without a reference model (beta 0) do nothing."""
+    for batch, _ in packs if reference is not None else ():
+        batch.ref_logp = reference.token_logp(batch, temperature).numpy()
+
+
+@dataclass
+class Update:
+    """What one pass over a step's packs gave, before the weights change."""
+
+    loss: float
+    """Over all ranks."""
+    grad_norm: float
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    """`policy.statistics` of this rank's packs."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether both numbers are finite; the same on every rank."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def accumulate_gradients(model: QwenVL, packs: Packs, optimizer: AdamW, scale: LossScale, config: GrpoConfig) -> Update:
+    """Run forward and backward over the packs and sum gradients over packs and ranks; weights stay as they are."""
+    loss, statistics = 0.0, []
+    for batch, counts in packs:
+        value, logp = backward(model, batch, counts, scale.value, config)
+        optimizer.accumulate()
+        loss += value
+        statistics.append(policy.statistics(logp, batch, config.objective))
+    collectives.sum_gradients(optimizer.leaves.values())
+    loss = collectives.sum_scalars({"loss": loss})["loss"]
+    rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in statistics[0]}
+    return Update(loss, optimizer.grad_norm() / scale.value, rows)
+
+
+def backward(
+    model: QwenVL, batch: PackedBatch, counts: policy.Counts, scale: float, config: GrpoConfig
+) -> tuple[float, np.ndarray]:
+    """Leave one pack's gradients, times `scale`, on the model; give its loss and the policy's logp [T]."""
+    logp = model.token_logp(batch, config.rollout.temperature)
+    loss = policy.loss(logp, batch, config.objective, counts)
+    (loss if scale == 1.0 else loss * scale).backward()
+    return loss.item(), logp.detach().numpy()
+
+
+def offenders(
+    model: QwenVL, groups: Sequence[Group], packs: Packs, visual_ids: Collection[int], config: GrpoConfig
+) -> list[Group]:
+    """Find the groups that give a non-finite loss or gradient on their own; the model's gradients are dropped."""
+    counts = packs[0][1]
+    found = []
+    for group in groups:
+        pieces = pack([group], config.training.tokens_per_pack, visual_ids)
+        for batch in pieces:
+            if config.objective.beta:
+                batch.ref_logp = batch.sampler_logp
+            model.clear_gradients()
+            loss, _ = backward(model, batch, counts, 1.0, config)
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if not (math.isfinite(loss) and all(bool(paddle.isfinite(g).all()) for g in gradients)):
+                found.append(group)
+                break
+    model.clear_gradients()
+    return found
+
+
+class Stopwatch:
+    """Seconds since it was last asked."""
+
+    def __init__(self) -> None:
+        self.last = self.start = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the previous lap."""
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
+        return seconds
+
+    def total(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self.start
