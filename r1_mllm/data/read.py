@@ -54,6 +54,13 @@ def num_rows(path: str | Path, split: str | None = None) -> int:
     return sum(_file_num_rows(file) for file in (_split_files(path, split) if path.is_dir() else [path]))
 
 
+def is_table(path: str | Path, split: str | None = None) -> bool:
+    """Tell whether a file or split is parquet or Arrow: no row can be bad by itself, and counting is cheap."""
+    path = Path(path)
+    files = _split_files(path, split) if path.is_dir() else [path]
+    return all(file.suffix in (".parquet", ".arrow") for file in files)
+
+
 def _raise(where: str, problem: str) -> NoReturn:
     raise ValueError(f"{where}: {problem}")
 

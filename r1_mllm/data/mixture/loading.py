@@ -16,6 +16,7 @@ from ...records import Example
 from ...tasks import get_task
 from .. import read
 from . import quarantine, recipe
+from .embedded import EmbeddedPictures
 from .pictures import PictureRoot
 from .recipe import Entry
 
@@ -124,40 +125,49 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 def _load_entry(entry: Entry, config: DataConfig, report: LoadReport) -> list[Example]:
     problems: list[quarantine.Problem] = []
+    if entry.task or config.task:
+        get_task(entry.task or config.task)  # a misspelt task is no fault of the rows
+    pictures = EmbeddedPictures(entry.path)
+    folder = entry.image_root or config.image_root or pictures.folder.parent
+    root = PictureRoot(folder, config.allow_outside_image_root, own_folder=pictures.folder)
+    chosen, size, asked = _chosen_rows(entry, config.data_seed, pictures, problems)
+    num_broken = len(problems)
+    if asked > size:
+        report.warn(f"{entry.name}: {entry.strategy} asks for {asked} rows, there are only {size}")
+    examples = [_checked_example(row, where, entry, (config.task, root), problems) for row, where in chosen]
+    kept = [example for example in examples if example is not None]
+    report.datasets.append(DatasetCount(entry.name, size + num_broken, len(chosen), len(kept)))
+    report.problems.extend(problems)
+    return kept
+
+
+def _chosen_rows(
+    entry: Entry, data_seed: int, pictures: EmbeddedPictures, problems: list[quarantine.Problem]
+) -> tuple[list[tuple[read.Row, str]], int, int]:
+    """Rows that the sampling strategy takes, how many it could choose from, and how many it asked for."""
 
     def set_aside(where: str, message: str) -> None:
         problems.append(quarantine.Problem(entry.name, where, "row", message))
 
-    rows: list[tuple[read.Row | None, str]] = []
+    seed = np.random.SeedSequence([data_seed, zlib.crc32(entry.name.encode())])
+    rng, choose = np.random.Generator(np.random.Philox(seed)), recipe.parse_strategy(entry.strategy)
     split = _usable_split(entry)
-    for row, where in read.rows(entry.path, split, on_bad=set_aside):
-        rows.append((row, where))
-    count = DatasetCount(entry.name, num_rows=len(rows) + len(problems))
-    seed = np.random.SeedSequence([config.data_seed, zlib.crc32(entry.name.encode())])
-    chosen, asked = recipe.parse_strategy(entry.strategy)(len(rows), np.random.Generator(np.random.Philox(seed)))
-    if asked > len(rows):
-        report.warn(f"{entry.name}: {entry.strategy} asks for {asked} rows, there are only {len(rows)}")
-    root = PictureRoot(entry.image_root or config.image_root or _folder_of(entry.path), config.allow_outside_image_root)
-    kept = []
-    for number in chosen:
-        row, where = rows[number]
-        example = _checked_example(row, where, entry, (config.task, root), problems)
-        if example is not None:
-            kept.append(example)
-    count.num_taken, count.num_kept = len(chosen), len(kept)
-    report.datasets.append(count)
-    report.problems.extend(problems)
-    return kept
+    found = read.rows(entry.path, split, on_bad=set_aside)
+    if not read.is_table(entry.path, split):
+        rows = list(found)
+        numbers, asked = choose(len(rows), rng)
+        return [rows[number] for number in numbers], len(rows), asked
+    size = read.num_rows(entry.path, split)  # known beforehand, so that only chosen pictures are kept
+    numbers, asked = choose(size, rng)
+    wanted = set(numbers.tolist())
+    kept = {n: (pictures.stored(row), where) for n, (row, where) in enumerate(found) if n in wanted}
+    return [kept[number] for number in numbers.tolist()], size, asked
 
 
 def _usable_split(entry: Entry) -> str | None:
     """The split to read: the wanted one of a folder, or none for files and folders that hold just one."""
     names = read.splits(entry.path)
     return entry.split if entry.split in names or len(names) > 1 else None
-
-
-def _folder_of(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
 
 
 def _checked_example(

@@ -11,12 +11,15 @@ from pathlib import Path
 
 
 class PictureRoot:
-    """Finds picture files under a folder and refuses to leave it."""
+    """Finds picture files under a folder and refuses to leave it.
 
-    def __init__(self, root: str | Path, allow_outside: bool = False) -> None:
+    `own_folder` is where we put pictures that came inside rows; it is always permitted.
+    """
+
+    def __init__(self, root: str | Path, allow_outside: bool = False, own_folder: Path | None = None) -> None:
         self.root = Path(root)
         self.allow_outside = allow_outside
-        self._real_root = os.path.realpath(root)
+        self._real_roots = [os.path.realpath(folder) for folder in (root, own_folder) if folder is not None]
         self._real_folder = functools.lru_cache(maxsize=65536)(os.path.realpath)
 
     def find(self, images: Sequence[str | bytes]) -> tuple[tuple[str | bytes, ...], list[str]]:
@@ -44,7 +47,8 @@ class PictureRoot:
         real = os.path.join(self._real_folder(os.path.dirname(joined)), os.path.basename(joined))
         if os.path.islink(real) or os.path.basename(joined) in ("", ".", ".."):
             real = os.path.realpath(joined)
-        if not self.allow_outside and os.path.commonpath([self._real_root, real]) != self._real_root:
+        inside = any(os.path.commonpath([folder, real]) == folder for folder in self._real_roots)
+        if not inside and not self.allow_outside:
             return f"image {image!r} leaves the image root {self.root}; --allow_outside_image_root permits it"
         try:
             mode = os.stat(real).st_mode
