@@ -76,7 +76,7 @@ def _score(argv: Sequence[str]) -> None:
     parser.add_argument("--task", required=True, help="rec, counting (count), geometry (math), ...")
     parser.add_argument("file", help="JSONL or JSON file")
     given = parser.parse_args(argv)
-    print(json.dumps(score_file(given.file, given.task), ensure_ascii=False, indent=1))
+    print(json.dumps(score_file(given.task, given.file), ensure_ascii=False, indent=1))
 
 
 def _synthesize(argv: Sequence[str]) -> None:
@@ -145,12 +145,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         command, rest = _find(words)
-        command.run(rest)
+        if command.run in _TOOLS:
+            _run_tool(command, rest)
+        else:
+            command.run(rest)
+        sys.stdout.flush()
     except Stop as stop:
         print(f"{PROG}: error: {stop}", file=sys.stderr)
         raise SystemExit(stop.code) from None
+    except BrokenPipeError:  # `r1-mllm ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+_TOOLS = (_score, _synthesize, _prepare, _report)
+"""Commands that only read and write files: what they refuse is the files' fault, and a traceback would not help."""
+
+
+def _run_tool(command: Command, argv: Sequence[str]) -> None:
+    try:
+        command.run(argv)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        raise Stop(str(error), runtime.DATA) from error
 
 
 def _find(words: list[str]) -> tuple[Command, list[str]]:
