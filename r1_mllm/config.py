@@ -205,7 +205,7 @@ class EvalConfig:
     """r1 asks for thinking and an answer in tags; baseline asks a model that was not trained for that."""
     seed: int = 42
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """auto: bfloat16 on a GPU, float32 on a CPU; float16 for cards without bfloat16 (V100)."""
+    """auto: bfloat16 on a GPU; float16 for cards without bfloat16 (V100).  A CPU always computes in float32."""
     attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
     max_new_tokens: int = 256
     min_pixels: int | None = None

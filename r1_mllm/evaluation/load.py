@@ -23,13 +23,19 @@ class Loaded:
 
 def load(model_dir: Path, config: EvalConfig) -> Loaded:
     """Load weights, tokenizer and picture limits from one folder, which decides the model family."""
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "float32"
-        print(f"computing in {dtype}")
+    dtype = settle_dtype(config.dtype, paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
+    if dtype != config.dtype:
+        print(f"computing in {dtype}" + ("" if config.dtype == "auto" else f": {config.dtype} needs a GPU"))
     processor = Processor.from_pretrained(model_dir, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     model = load_pretrained(model_dir, dtype=dtype)
     model.attn_implementation = config.attn_implementation
     model.eval()
     rollout = RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)
     return Loaded(Engine(model, processor.tokenizer, rollout), processor, dtype)
+
+
+def settle_dtype(asked: str, has_gpu: bool) -> str:
+    """What to compute in: bfloat16 unless asked otherwise; float32 on a CPU, where Paddle multiplies nothing smaller."""
+    if not has_gpu:
+        return "float32"
+    return "bfloat16" if asked == "auto" else asked

@@ -43,3 +43,18 @@ def test_answers_are_those_recorded_from_the_reference(loaded, batch_size):
     assert [row["prompt"] for row in result.rows] == [conversation["text"] for conversation in asked]
     assert [row["model_output"] for row in result.rows] == [conversation["generated_text"] for conversation in asked]
     assert result.num_correct == 0
+
+
+@pytest.mark.parametrize(
+    "asked, has_gpu, dtype",
+    [
+        ("auto", True, "bfloat16"),
+        ("float16", True, "float16"),
+        ("auto", False, "float32"),
+        ("bfloat16", False, "float32"),
+    ],
+)
+def test_half_precision_is_for_gpus(asked, has_gpu, dtype):
+    from r1_mllm.evaluation.load import settle_dtype
+
+    assert settle_dtype(asked, has_gpu) == dtype
