@@ -35,7 +35,7 @@ def load(model_dir: Path, config: EvalConfig) -> Loaded:
 
 
 def settle_dtype(asked: str, has_gpu: bool) -> str:
-    """What to compute in: bfloat16 unless asked otherwise; float32 on a CPU, where Paddle multiplies nothing smaller."""
+    """Give the dtype to compute in: bfloat16 unless asked otherwise; a CPU has no matmul smaller than float32."""
     if not has_gpu:
         return "float32"
     return "bfloat16" if asked == "auto" else asked
