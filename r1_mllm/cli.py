@@ -108,16 +108,9 @@ def _report(argv: Sequence[str]) -> None:
 
 def _quickstart(argv: Sequence[str]) -> None:
     runtime.require_paddle()
-    from .quickstart import main as quickstart
+    from .quickstart.run import main as quickstart
 
     quickstart(argv)
-
-
-def _bench_step(argv: Sequence[str]) -> None:
-    runtime.require_paddle()
-    from .bench.step import main as bench
-
-    bench(argv)
 
 
 @dataclass(frozen=True)
@@ -135,8 +128,7 @@ COMMANDS = {
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
     "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
     "report": Command("write a run's HTML report", _report, "report.page"),
-    "bench step": Command("time one GRPO step", _bench_step, "bench.step"),
-    "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart"),
+    "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart.run"),
 }
 
 

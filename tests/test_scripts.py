@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell scripts, with a Python and an nvidia-smi that only write down how they were called."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+GRPO = [(f"run_grpo_{task}.sh", task) for task in ("rec", "counting", "geometry")]
+STUB = """#!/bin/sh
+if [ "$1" = -c ]; then exit 0; fi
+for word in "$@"; do printf '%s\\n' "$word"; done >> "$CALLS"
+echo "--end" >> "$CALLS"
+if [ -s "$CODES" ]; then code=$(head -n 1 "$CODES"); sed -i 1d "$CODES"; exit "$code"; fi
+"""
+
+
+class Machine:
+    """A folder with a working directory and commands of its own."""
+
+    def __init__(self, folder, gpus):
+        self.folder, self.calls, self.codes = folder, folder / "calls", folder / "codes"
+        commands = folder / "bin"
+        commands.mkdir()
+        (folder / "data").touch()
+        self._command(commands / "python", STUB)
+        self._command(commands / "nvidia-smi", "#!/bin/sh\n" + f"echo 'GPU {0}: some card'\n" * gpus)
+        path = f"{commands}:/usr/bin:/bin"
+        self.environment = {"PATH": path, "CALLS": str(self.calls), "CODES": str(self.codes), "HOME": str(folder)}
+
+    def _command(self, path, text):
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def run(self, script, *words, shell="sh", **variables):
+        """Run a script from the folder; return the process and what Python was called with, call by call."""
+        done = subprocess.run(
+            [shell, str(SCRIPTS / script), *words],
+            cwd=self.folder,
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        text = self.calls.read_text() if self.calls.exists() else ""
+        return done, [call.splitlines() for call in text.split("--end\n") if call]
+
+
+@pytest.fixture
+def cpu(tmp_path):
+    return Machine(tmp_path, gpus=0)
+
+
+@pytest.fixture
+def eight_gpus(tmp_path):
+    return Machine(tmp_path, gpus=8)
+
+
+def flags(call):
+    """The words after `grpo`, as flag -> value; the last time counts."""
+    words = call[call.index("grpo") + 1 :]
+    return {word[2:]: words[i + 1] for i, word in enumerate(words) if word.startswith("--") and i + 1 < len(words)}
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(("script", "task"), GRPO)
+def test_without_a_gpu_and_arguments_the_embedded_default_runs_and_the_first_line_says_so(cpu, shell, script, task):
+    done, calls = cpu.run(script, shell=shell)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"No GPU here and nothing else given: running the embedded default for {task} ")
+    assert calls == [["-m", "r1_mllm", "quickstart", "--task", task]]
+
+
+def test_the_embedded_default_writes_where_it_is_told(cpu):
+    _, calls = cpu.run("run_grpo_rec.sh", OUTPUT_DIR="my runs/1")
+    assert calls == [["-m", "r1_mllm", "quickstart", "--task", "rec", "--output_dir", "my runs/1"]]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_eight_gpus_train_what_the_table_says(eight_gpus, shell):
+    done, (call,) = eight_gpus.run("run_grpo_rec.sh", shell=shell)
+    assert done.returncode == 0, done.stderr
+    assert call[:6] == ["-m", "paddle.distributed.launch", "--nproc_per_node", "8", "--run_mode", "collective"]
+    assert "--backend" not in call and call[8:12] == ["python", "-m", "r1_mllm", "grpo"]
+    expected = {
+        "task": "rec",
+        "model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct",
+        "dataset_name": str(ROOT / "configs" / "rec.yaml"),
+        "image_root": "data/REC",
+        "output_dir": "work_dirs/Qwen2.5-VL-3B-GRPO-REC_8GPUS",
+        "num_generations": "8",
+        "per_device_train_batch_size": "2",
+        "gradient_accumulation_steps": "1",
+        "max_prompt_length": "1024",
+        "max_completion_length": "256",
+        "max_steps": "500",
+        "bf16": "True",
+        "recompute": "True",
+        "freeze_vision": "False",
+    }
+    found = flags(call)
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("script", "frozen"), [("run_grpo_counting.sh", "False"), ("run_grpo_geometry.sh", "True")])
+def test_counting_and_geometry_train_the_small_model(eight_gpus, script, frozen):
+    _, (call,) = eight_gpus.run(script, DATASET="data")
+    found = flags(call)
+    assert found["model_name_or_path"] == "Qwen/Qwen2-VL-2B-Instruct" and found["freeze_vision"] == frozen
+    assert (found["max_pixels"], found["max_prompt_length"], found["max_completion_length"]) == ("401408", "512", "512")
+    assert found["gradient_accumulation_steps"] == "2"  # 16 prompts / (1 per device x 8)
+
+
+def test_the_variables_reach_the_trainer_and_flags_win(cpu):
+    variables = {"GPUS": "1", "BATCH_SIZE": "12", "PER_DEVICE_BATCH_SIZE": "3", "NUM_GENERATIONS": "5", "MODEL": "m m"}
+    variables |= {"DATASET": "data", "IMAGE_ROOT": "pictures", "OUTPUT_DIR": "out"}
+    done, (call,) = cpu.run("run_grpo_rec.sh", "--max_steps", "3", "--system_prompt", "two words", **variables)
+    assert done.returncode == 0, done.stderr
+    found = flags(call)
+    assert call[:3] == ["-m", "r1_mllm", "grpo"] and found["gradient_accumulation_steps"] == "4"
+    assert (found["model_name_or_path"], found["num_generations"], found["image_root"]) == ("m m", "5", "pictures")
+    assert (found["output_dir"], found["max_steps"], found["system_prompt"]) == ("out", "3", "two words")
+    assert found["bf16"] == "False"  # no GPU
+
+
+def test_a_batch_smaller_than_the_devices_still_takes_a_step(eight_gpus):
+    _, (call,) = eight_gpus.run("run_grpo_rec.sh", BATCH_SIZE="4")
+    assert flags(call)["gradient_accumulation_steps"] == "1"
+
+
+def test_several_machines_meet_at_the_master(eight_gpus):
+    variables = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "6170", "GPUS": "4"}
+    _, (call,) = eight_gpus.run("run_grpo_rec.sh", **variables)
+    launcher = call[2 : call.index("python")]
+    given = dict(zip(launcher[::2], launcher[1::2], strict=True))
+    assert given["--master"] == "10.0.0.7:6170" and (given["--nnodes"], given["--rank"]) == ("2", "1")
+    assert given["--nproc_per_node"] == "4" and flags(call)["gradient_accumulation_steps"] == "1"
+
+
+def test_a_run_that_dies_is_restarted_from_its_checkpoint_so_often_and_no_more(cpu):
+    cpu.codes.write_text("1\n1\n1\n")
+    done, calls = cpu.run("run_grpo_rec.sh", "--overwrite_output_dir", "True", DATASET="data", RESTARTS="2")
+    assert done.returncode == 1 and len(calls) == 3
+    assert "overwrite_output_dir" in flags(calls[0]) and flags(calls[0])["overwrite_output_dir"] == "True"
+    for call in calls[1:]:
+        assert flags(call)["overwrite_output_dir"] == "False" and flags(call)["resume_from_checkpoint"] == "auto"
+        assert call.count("--resume_from_checkpoint") == 1
+
+
+def test_wrong_settings_are_not_tried_again(cpu):
+    cpu.codes.write_text("64\n")
+    done, calls = cpu.run("run_grpo_rec.sh", DATASET="data", RESTARTS="5")
+    assert done.returncode == 64 and len(calls) == 1
+
+
+def test_a_missing_data_set_names_the_command_that_gets_it(cpu):
+    done, calls = cpu.run("run_grpo_counting.sh", "--max_steps", "1")
+    assert done.returncode == 65 and not calls
+    assert "data/Counting/clevr_cogen_a_train is not there" in done.stderr and "data prepare counting" in done.stderr
+
+
+def test_help_needs_neither_data_nor_launcher(eight_gpus):
+    _, calls = eight_gpus.run("run_grpo_geometry.sh", "--help")
+    assert calls == [["-m", "r1_mllm", "grpo", "--help"]]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_test_command_leaves_out_what_is_slow_or_needs_more_and_passes_arguments(cpu, shell):
+    done, (call,) = cpu.run("test.sh", "tests/answers", "-k", "a b", shell=shell)
+    assert done.returncode == 0, done.stderr
+    assert call == ["-m", "pytest", "-m", "not slow and not gpu and not oracle", "tests/answers", "-k", "a b"]
+
+
+def test_quickstart_passes_its_flags(cpu):
+    _, calls = cpu.run("quickstart.sh", "--smoke", shell="bash")
+    assert calls == [["-m", "r1_mllm", "quickstart", "--smoke"]]
+
+
+def test_without_a_usable_python_an_environment_is_made_and_filled_once(cpu, tmp_path):
+    copy = tmp_path / "copy"
+    (copy / "scripts").mkdir(parents=True)
+    for name in ("common.sh", "quickstart.sh"):
+        (copy / "scripts" / name).write_text((SCRIPTS / name).read_text())
+    # this Python has no packages until `-m pip install` was called; `-m venv DIR` makes a copy of it
+    stub = f"""#!/bin/sh
+case "$*" in
+    *find_spec*) [ -e {tmp_path}/installed ] && case "$0" in *.venv*) exit 0 ;; esac; exit 1 ;;
+    -c*) exit 0 ;;
+    "-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m pip install"*) [ -e {tmp_path}/tried ] || {{ touch {tmp_path}/tried; exit 1; }}; touch {tmp_path}/installed ;;
+esac
+printf '%s\\n' "$*" >> "$CALLS"
+"""
+    for name in ("python", "python3"):
+        cpu._command(tmp_path / "bin" / name, stub)
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", str(copy / "scripts" / "quickstart.sh")], env=cpu.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    calls = cpu.calls.read_text().splitlines()
+    assert calls[0] == f"-m venv {copy}/.venv"
+    assert [call for call in calls if "pip install" in call] == [
+        f"-m pip install --quiet --disable-pip-version-check -e {copy}[cpu,dev,digits]"
+    ]  # the one that failed wrote nothing down
+    assert calls.count("-m r1_mllm quickstart") == 2
+
+
+@pytest.mark.parametrize("script", [*sorted(path.name for path in SCRIPTS.glob("*.sh")), "../.ci/run"])
+def test_every_script_is_plain_shell_without_paths_of_ours(script):
+    path = SCRIPTS / script
+    for shell in ("sh", "bash"):
+        assert subprocess.run([shell, "-n", str(path)]).returncode == 0
+    text = path.read_text()
+    assert not re.search(r"/(home|root|work|tmp)/|pipefail|\[\[|^\s*local |^\s*function ", text, re.MULTILINE)
+    assert os.access(path, os.X_OK) or path.name == "common.sh"
+
+
+def test_requirements_say_what_pyproject_says():
+    def pins(lines):
+        return {re.sub(r"\s", "", line) for line in lines if line.strip() and not line.startswith("#")}
+
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = re.findall(r'"([^"]+)"', project.split("\ndependencies = [")[1].split("\n]")[0])
+    cpu_extra = re.findall(r'"([^"]+)"', re.search(r"^cpu = \[(.*)\]", project, re.MULTILINE)[1])
+    assert pins((ROOT / "requirements.txt").read_text().splitlines()) == pins(listed + cpu_extra)
