@@ -69,6 +69,8 @@ class _RMSNorm(PyLayer):
         grad_weight = None
         if not weight.stop_gradient:
             grad_weight = paddle.matmul(paddle.ones([1, x.shape[0]], x.dtype), grad_x_hat).reshape([-1])
+        if x.stop_gradient:
+            return None, grad_weight
         mean = paddle.matmul(grad_x_hat, weight.reshape([-1, 1])) * (1.0 / x.shape[1])
         return (grad * weight - x_hat * mean) * scale, grad_weight
 

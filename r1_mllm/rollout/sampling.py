@@ -78,7 +78,7 @@ class Sampler:
         """Choose one token per row.
 
         Args:
-            logits: [B, V].  uniforms: [B] float32 in [0, 1).  seen: [B, V] float32, 1 at the tokens of prompt and completion so
+            logits: [B, V].  uniforms: [B] float32 in [0, 1).  seen: [B, V] float32, 1 at tokens seen so
             far, None unless `needs_history`.  lengths: [B] int tokens each row has so far (for subclasses).
         """
         logits = logits.astype("float32")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`r1-mllm quickstart`: data, a small model, a warm start, GRPO, evaluation and a report, in minutes on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .. import config as settings
+from ..data.synthetic import write_splits
+from ..flags import parse
+from ..models.weights import save_pretrained
+from ..processing.prompt import Processor
+from ..report.page import write_report
+from ..training import grpo, sft
+from ..training.optimizer import AdamW
+from . import small_model
+from .warm_start import Annotator, batches
+
+SIDE = 84
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and on what; chosen by trials recorded in docs/log.md."""
+
+    warm_stages: tuple[tuple[int, int], ...]
+    """(supervised steps, most objects per scene), in order."""
+    grpo_steps: int
+    max_objects: int
+    warm_learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
+    prompts_per_step: int = 12
+    num_generations: int = 8
+    max_completion_length: int = 48
+    beta: float = 0.0
+    num_train: int = 3000
+    num_test: int = 512
+
+
+RECIPES = {
+    "rec": Recipe(((200, 1), (200, 2)), 250, 2),
+    "counting": Recipe(((200, 4),), 200, 4, max_completion_length=24),
+    "geometry": Recipe(((200, 4),), 200, 4, max_completion_length=24),
+}
+SMOKE = Recipe(((6, 1),), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32)
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """The embedded default."""
+
+    task: Literal["rec", "counting", "geometry"] = "rec"
+    output_dir: str | None = None
+    """None: runs/quickstart for rec, runs/quickstart-TASK for the others."""
+    seed: int = 0
+    smoke: bool = False
+    """A minute instead of minutes: every part runs, nothing is learned."""
+    overwrite_output_dir: bool = False
+    """Move an earlier run aside; otherwise a finished warm start is kept and GRPO continues where it stopped."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the embedded default as the command line says."""
+    run(parse(QuickstartConfig, argv, "r1-mllm quickstart", "The main job on rendered scenes, in minutes on a CPU."))
+
+
+def run(config: QuickstartConfig) -> Path:
+    """Render data, warm a small model up, train it with GRPO, evaluate, and write the report.
+
+    Returns:
+        The report's path.
+    """
+    name = "quickstart" if config.task == "rec" else f"quickstart-{config.task}"
+    folder = Path(config.output_dir or Path("runs") / name)
+    recipe = SMOKE if config.smoke else RECIPES[config.task]
+    clock = Clock()
+    train, test = write_splits(
+        config.task,
+        recipe.num_train,
+        folder / "data",
+        recipe.num_test,
+        seed=config.seed,
+        side=SIDE,
+        max_objects=recipe.max_objects,
+    )
+    clock.tell(f"rendered {recipe.num_train} training and {recipe.num_test} held-out scenes in {folder / 'data'}")
+    warm = folder / "warm_start"
+    if config.overwrite_output_dir or not (warm / "model.safetensors").exists():
+        warm_up(config, recipe, warm, clock)
+    grpo.train(grpo_config(config, recipe, folder, train, test))
+    clock.tell("GRPO and the evaluations before and after are done")
+    report = write_report(folder)
+    clock.tell(f"report: {report}")
+    return report
+
+
+class Clock:
+    """Prints what was done with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def tell(self, text: str) -> None:
+        print(f"[{time.perf_counter() - self.start:5.0f} s] {text}", flush=True)
+
+
+def warm_up(config: QuickstartConfig, recipe: Recipe, folder: Path, clock: Clock) -> None:
+    """Build the small model and imitate the weak annotator; leaves a published folder."""
+    annotator = Annotator(config.task, SIDE, config.seed)
+    model = small_model.build(folder, list(annotator.texts(400, recipe.max_objects)), config.seed)
+    processor = Processor.from_pretrained(folder)
+    num_steps = sum(steps for steps, _ in recipe.warm_stages)
+    optimizer = AdamW(
+        model.named_parameters(),
+        settings.OptimizerConfig(
+            learning_rate=recipe.warm_learning_rate, lr_scheduler_type="cosine", warmup_steps=20, adam_beta2=0.99
+        ),
+    )
+    clock.tell(f"built a Qwen2.5-VL of {sum(weight.size for weight in model.parameters()) / 1e6:.1f} M parameters")
+
+    def on_step(taken: int, loss: float, rate: float) -> None:
+        if taken % 50 == 0 or taken == num_steps:
+            clock.tell(f"warm start: supervised step {taken} of {num_steps}, loss {loss:.3f}")
+
+    def stages():
+        for steps, max_objects in recipe.warm_stages:
+            source = batches(annotator, processor, BATCH, max_objects)
+            yield from (next(source) for _ in range(steps))
+
+    sft.supervised_steps(model, stages(), optimizer, num_steps, on_step=on_step)
+    save_pretrained(model, folder)
+
+
+def grpo_config(config: QuickstartConfig, recipe: Recipe, folder: Path, train: Path, test: Path) -> settings.GrpoConfig:
+    """The GRPO run of a quickstart."""
+    return settings.GrpoConfig(
+        model=settings.ModelConfig(model_name_or_path=str(folder / "warm_start")),
+        data=settings.DataConfig(
+            task=config.task,
+            dataset_name=str(train),
+            eval_dataset_name=str(test),
+            image_root=str(train.parent),
+            data_seed=config.seed,
+        ),
+        rollout=settings.RolloutConfig(
+            num_generations=recipe.num_generations, max_completion_length=recipe.max_completion_length
+        ),
+        objective=settings.ObjectiveConfig(beta=recipe.beta),
+        reward=settings.RewardConfig(),
+        optimizer=settings.OptimizerConfig(
+            learning_rate=recipe.learning_rate, lr_scheduler_type="constant", warmup_steps=10, adam_beta2=0.99
+        ),
+        training=settings.TrainingConfig(
+            output_dir=str(folder),
+            overwrite_output_dir=config.overwrite_output_dir,
+            max_steps=recipe.grpo_steps,
+            per_device_train_batch_size=recipe.prompts_per_step,
+            save_steps=100,
+            save_total_limit=1,
+            logging_steps=5,
+            seed=config.seed,
+        ),
+    )
