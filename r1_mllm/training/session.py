@@ -189,13 +189,16 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 
 def choose_dtype(config: GrpoConfig) -> str:
-    """Settle what the weights are kept in: what was asked for, else bfloat16 or float16 on GPUs, float32 on a CPU."""
-    if config.model.torch_dtype != "auto":
-        return config.model.torch_dtype
-    if config.training.bf16 or config.training.fp16:
-        return "bfloat16" if config.training.bf16 else "float16"
+    """Settle what the weights are kept in: float32 on a CPU, else what was asked for, else what the GPU has."""
+    asked = config.model.torch_dtype
+    if asked == "auto" and (config.training.bf16 or config.training.fp16):
+        asked = "bfloat16" if config.training.bf16 else "float16"
     if paddle.get_device() == "cpu":
+        if asked not in ("auto", "float32"):
+            log.warning("computing in float32: Paddle multiplies no %s on a CPU", asked)
         return "float32"
+    if asked != "auto":
+        return asked
     return "bfloat16" if paddle.device.cuda.get_device_capability()[0] >= 8 else "float16"
 
 

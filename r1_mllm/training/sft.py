@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised steps on (prompt, completion) pairs: the same packs and the same optimizer as GRPO.
+"""Supervised steps on prompts and the answers to learn: the same packs and the same optimizer as GRPO.
 
-Shape letters: C completion tokens, T packed tokens.
+A pair is a group of one completion, as `data.pack.supervised_pair` makes it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import paddle
 
-from ..data.pack import pack, supervised_pair
+from ..data.pack import pack
 from ..distributed import collectives
 from ..models.qwen_vl import QwenVL
-from ..records import PackedBatch, Prompt
+from ..records import Group, PackedBatch
 from ..runtime import NONFINITE, Stop
 from .optimizer import AdamW, learning_rate
-
-Pair = tuple[Prompt, np.ndarray]
-"""What is asked, and the ids [C] int64 of the answer to learn, stop token included."""
 
 
 def supervised_loss(model: QwenVL, batch: PackedBatch, num_tokens: float) -> paddle.Tensor:
@@ -32,16 +29,15 @@ def supervised_loss(model: QwenVL, batch: PackedBatch, num_tokens: float) -> pad
 
 
 def supervised_step(
-    model: QwenVL, pairs: Sequence[Pair], optimizer: AdamW, rate: float, tokens_per_pack: int = 8192
+    model: QwenVL, pairs: Sequence[Group], optimizer: AdamW, rate: float, tokens_per_pack: int = 8192
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean NLL of the pairs' completion tokens, all ranks together.
 
     Returns:
         The loss before the step, and the gradient's norm before clipping.
     """
-    groups = [supervised_pair(prompt, ids) for prompt, ids in pairs]
     visual_ids = {model.arch.image_token_id, model.arch.video_token_id}
-    batches = pack(groups, tokens_per_pack, visual_ids)
+    batches = pack(pairs, tokens_per_pack, visual_ids)
     tokens = collectives.sum_scalars({"tokens": float(sum(batch.mask.sum() for batch in batches))})["tokens"]
     total = 0.0
     for batch in batches:
@@ -61,7 +57,7 @@ def supervised_step(
 
 def supervised_steps(
     model: QwenVL,
-    batches: Iterable[Sequence[Pair]],
+    batches: Iterable[Sequence[Group]],
     optimizer: AdamW,
     num_steps: int | None = None,
     seconds: float | None = None,
@@ -71,7 +67,7 @@ def supervised_steps(
     """Take supervised steps until the batches, the steps or the seconds run out; give how many were taken.
 
     Args:
-        batches: pairs of one step each.  The model's picture limits and the pairs' must agree.
+        batches: the pairs of one step each.
         num_steps: end after so many; also the length of the learning-rate schedule.
         seconds: end after so much time; without num_steps the schedule follows the share of time that has passed.
         on_step: called with (steps taken, loss, learning rate).

@@ -29,22 +29,22 @@ def pairs(folder):
         content = [{"type": "image"}] * (name is not None) + [{"type": "text", "text": "What is it?"}]
         images = [str(folder / "images" / name)] if name else []
         prompt = processor.encode([{"role": "user", "content": content}], images)
-        found.append((prompt, np.append(processor.tokenizer.encode(answer), processor.tokenizer.stop_ids[0])))
+        ids = np.append(processor.tokenizer.encode(answer), processor.tokenizer.stop_ids[0])
+        found.append(supervised_pair(prompt, ids))
     return found
 
 
 def test_the_loss_is_the_mean_over_completion_tokens_however_they_are_packed(folder, pairs):
     model = load_pretrained(folder / "checkpoint")
-    groups = [supervised_pair(*pair) for pair in pairs]
     visual = {model.arch.image_token_id}
-    total = sum(len(ids) for _, ids in pairs)
+    total = sum(len(group.completions[0].ids) for group in pairs)
     alone = []
-    for group in groups:
+    for group in pairs:
         (batch,) = pack([group], 10**6, visual)
         logp = model.token_logp(batch).numpy()
         alone.extend(-logp[-len(group.completions[0].ids) :])
     for budget in (1, 10**6):
-        losses = [supervised_loss(model, batch, total).item() for batch in pack(groups, budget, visual)]
+        losses = [supervised_loss(model, batch, total).item() for batch in pack(pairs, budget, visual)]
         assert sum(losses) == pytest.approx(np.mean(alone), abs=1e-5)
 
 
