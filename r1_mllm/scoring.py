@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .answers import choices, labels, tags
 from .config import RewardConfig
+from .data.read import rows
 from .intervals import wilson
 from .records import Example, Grade
 from .tasks import get_task
@@ -20,15 +19,15 @@ FORMS = ("judge", "choice", "multi_choice", "classify", "format")
 
 
 def score_file(task: str, path: str | Path, config: RewardConfig | None = None, method: str = "r1") -> dict[str, Any]:
-    """Score a JSONL file whose lines hold `model_output` and `ground_truth`.
+    """Score a JSONL or JSON file whose rows hold `model_output` and `ground_truth`.
 
     Returns:
         task, num, accuracy (percent of rows judged right), mean_score (percent), interval (95 % Wilson, percent),
         decided_by (rule -> number of rows).
     """
-    grades = [grade_line(task, line, where, config, method) for line, where in _lines(Path(path))]
+    grades = [grade_line(task, line, where, config, method) for line, where in rows(str(path))]
     if not grades:
-        raise ValueError(f"{path}: no rows; each line needs `model_output` and `ground_truth`")
+        raise ValueError(f"{path}: no rows; each one needs `model_output` and `ground_truth`")
     num, correct = len(grades), sum(grade.correct for grade in grades)
     low, high = wilson(correct, num)
     return {
@@ -75,17 +74,3 @@ def _grade_form(form: str, text: str, gold_text: str, where: str) -> Grade:
     score = labels.jaccard(value, gold) if form == "classify" else float(value == gold)
     shown = sorted(value) if isinstance(value, frozenset) else value
     return Grade(score, value == gold, "set" if isinstance(value, frozenset) else "exact", shown)
-
-
-def _lines(path: Path) -> Iterator[tuple[dict, str]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                line = json.loads(text)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-            if not isinstance(line, dict):
-                raise ValueError(f"{path}:{number}: {text.strip()[:60]!r} is no JSON object")
-            yield line, f"{path}:{number}"

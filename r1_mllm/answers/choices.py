@@ -23,19 +23,8 @@ _MAX_CHARS = 1_000
 
 _YES = frozenset({"yes", "yeah", "yep", "true", "correct", "right", "\u662f", "\u5bf9", "\u6b63\u786e"})
 _NO = frozenset(
-    {
-        "no",
-        "nope",
-        "false",
-        "incorrect",
-        "wrong",
-        "not correct",
-        "not true",
-        "not right",
-        "\u5426",
-        "\u4e0d",
-        "\u9519\u8bef",
-    }
+    {"no", "nope", "false", "incorrect", "wrong", "not correct", "not true", "not right"}
+    | {"\u5426", "\u4e0d", "\u9519\u8bef"}
 )
 _VERDICT_LEAD = re.compile(r"(yes|no)\s?[,.:;!\-](.*)", re.DOTALL)
 

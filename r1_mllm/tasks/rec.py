@@ -82,6 +82,6 @@ class Rec:
 
 
 def answer_text(text: str, method: str) -> str | None:
-    """Give the text that counts: the answer part; under the baseline prompt, which asks for no tags, all but thinking."""
+    """Give the text that counts: the answer part; under the baseline prompt (no tags) all but thinking."""
     parts = tags.split(text)
     return parts.rest if parts.answer is None and method == "baseline" else parts.answer
