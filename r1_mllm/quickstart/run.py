@@ -22,6 +22,7 @@ from .warm_start import Annotator, batches
 
 SIDE = 84
 BATCH = 64
+TOKENS_PER_PACK = 16384
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def warm_up(config: QuickstartConfig, recipe: Recipe, folder: Path, clock: Clock
             source = batches(annotator, processor, BATCH, max_objects)
             yield from (next(source) for _ in range(steps))
 
-    sft.supervised_steps(model, stages(), optimizer, num_steps, on_step=on_step)
+    sft.supervised_steps(model, stages(), optimizer, num_steps, tokens_per_pack=TOKENS_PER_PACK, on_step=on_step)
     save_pretrained(model, folder)
 
 
@@ -163,6 +164,7 @@ def grpo_config(config: QuickstartConfig, recipe: Recipe, folder: Path, train: P
             save_steps=100,
             save_total_limit=1,
             logging_steps=5,
+            tokens_per_pack=TOKENS_PER_PACK,
             seed=config.seed,
         ),
     )

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.pack import supervised_pair
 from ..data.synthetic import scene, weak_answer
 from ..processing.prompt import Processor
+from ..records import Group
 from ..tasks import get_task
-from ..training.sft import Pair
 
 STOP = "<|im_end|>"
 
@@ -53,11 +54,12 @@ class Annotator:
             yield answer
 
 
-def batches(annotator: Annotator, processor: Processor, size: int, max_objects: int) -> Iterator[list[Pair]]:
+def batches(annotator: Annotator, processor: Processor, size: int, max_objects: int) -> Iterator[list[Group]]:
     """Draw supervised batches without end, every scene a fresh one."""
     while True:
         batch = []
         for _ in range(size):
             image, messages, answer = annotator.pair(max_objects)
-            batch.append((processor.encode(messages, [image]), processor.tokenizer.encode(answer + STOP)))
+            ids = processor.tokenizer.encode(answer + STOP)
+            batch.append(supervised_pair(processor.encode(messages, [image]), ids, answer))
         yield batch
