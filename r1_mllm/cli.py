@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -50,11 +51,16 @@ def _grpo(argv: Sequence[str]) -> None:
     config = parse(GrpoConfig, argv, f"{PROG} grpo", "Train Qwen2-VL or Qwen2.5-VL with GRPO.")
     runtime.require_paddle()
     runtime.check_device()
-    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+    if _first_rank():
         _print_settings(flatten(config), flatten(GrpoConfig()))
     from .training.grpo import train
 
     train(config)
+
+
+def _first_rank() -> bool:
+    """Say whether this process speaks for all that Paddle's launcher started."""
+    return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
 
 
 def _print_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
@@ -135,6 +141,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; wrong input ends with one message on stderr and the exit code that fits (runtime.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO if _first_rank() else logging.ERROR)
     try:
         command, rest = _find(words)
         if command.run in _TOOLS:

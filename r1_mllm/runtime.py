@@ -5,8 +5,10 @@ Paddle is missing.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -86,7 +88,8 @@ def require_paddle() -> ModuleType:
     prepare(int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
     how = f"For a CPU: {CPU_INSTALL}\nFor NVIDIA GPUs: {GPU_INSTALL}"
     try:
-        paddle = importlib.import_module("paddle")
+        with contextlib.redirect_stderr(io.StringIO()):  # advice against more than one thread, wrong for our operators
+            paddle = importlib.import_module("paddle")
     except ImportError as error:
         missing = error.name == "paddle"
         what = "PaddlePaddle is not installed." if missing else f"PaddlePaddle cannot be imported: {error}."

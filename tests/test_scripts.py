@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shell scripts, with a Python and an nvidia-smi that only write down how they were called."""
 
+import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,27 @@ printf '%s\\n' "$*" >> "$CALLS"
         f"-m pip install --quiet --disable-pip-version-check -e {copy}[cpu,dev,digits]"
     ]  # the one that failed wrote nothing down
     assert calls.count("-m r1_mllm quickstart") == 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_through_the_script_and_the_same_command_has_nothing_left_to_do(tmp_path):
+    words = ["--task", "rec", "--out", str(tmp_path), "--num", "12", "--num_test", "4"]
+    subprocess.run([sys.executable, "-m", "r1_mllm", "data", "synthesize", *words], cwd=ROOT, check=True, timeout=60)
+    model = ROOT / "tests" / "golden" / "cases" / "e2e" / "checkpoint"
+    variables = {"GPUS": "2", "BATCH_SIZE": "4", "PER_DEVICE_BATCH_SIZE": "1", "NUM_GENERATIONS": "3"}
+    variables |= {"MODEL": str(model), "DATASET": "train.json", "IMAGE_ROOT": str(tmp_path), "OUTPUT_DIR": "out"}
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path), **variables}
+    command = ["sh", str(SCRIPTS / "run_grpo_rec.sh"), "--max_steps", "2", "--max_completion_length", "5"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+    steps = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps] == [1, 2]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
+    assert len(rows) >= 2 * 2 * 3  # rank 0's share: 2 steps, 2 prompts, 3 completions
+    state = tmp_path / "out" / "checkpoint-2" / "state"
+    assert {path.name for path in state.glob("rng-*")} == {"rng-rank000.json", "rng-rank001.json"}
+    assert (tmp_path / "out" / "final" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("script", [*sorted(path.name for path in SCRIPTS.glob("*.sh")), "../.ci/run"])

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 
 import paddle.distributed as dist
-from paddle.distributed import fleet
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,6 @@ def init() -> Mesh:
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) <= 1:
         return Mesh()
     if not dist.is_initialized():
-        with contextlib.redirect_stdout(io.StringIO()):  # a banner of flags, on every rank
-            fleet.init(is_collective=True)
+        with contextlib.redirect_stderr(io.StringIO()):  # a banner of flags, on every rank
+            dist.init_parallel_env()
     return Mesh(dist.get_rank(), dist.get_world_size())

@@ -269,7 +269,7 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
     folder = Path(training.output_dir)
     durable.sweep(folder)
     if training.overwrite_output_dir:
-        _move_aside(folder)
+        move_aside(folder)
     record = {"config": flatten(config), "facts": facts, "version": __version__}
     earlier = _earlier_run(folder)
     choice = training.resume_from_checkpoint
@@ -343,7 +343,7 @@ def _warn_about(differences: list[str]) -> None:
         print(f"warning: resuming with another setting: {line}", file=sys.stderr)
 
 
-def _move_aside(folder: Path) -> None:
+def move_aside(folder: Path) -> None:
     """Move everything but the lock into OUTPUT_DIR.bak-<time>; nothing is deleted."""
     entries = [path for path in folder.iterdir() if path.name != ".lock"]
     if not entries:

@@ -29,15 +29,8 @@ def test_a_single_process_gets_back_what_it_gives(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_agree_on_sums_and_share_one_checkpoint(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")}
-    command = [
-        sys.executable,
-        "-m",
-        "paddle.distributed.launch",
-        "--nproc_per_node",
-        "2",
-        "--log_dir",
-        tmp_path / "log",
-    ]
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+    command = [*launcher, "--log_dir", tmp_path / "log", WORKER, tmp_path]
     done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
