@@ -253,6 +253,16 @@ def test_cispo_needs_its_cap(configure):
         open_session(configure(loss_type="cispo"))
 
 
+def test_a_question_seen_again_is_answered_with_other_random_numbers(configure, tmp_path, scenes):
+    few = scenes[0].with_name("few.json")
+    few.write_text(json.dumps(json.loads(scenes[0].read_text())[:2]))
+    grpo.train(configure(dataset_name=str(few), learning_rate=0.0, max_steps=2, eval_num=1))
+    first, second = ([], [])
+    for row in read_lines(tmp_path / "run" / "completions.jsonl"):
+        (first if row["step"] == 1 else second).append((row["id"], row["completion"]))
+    assert {key for key, _ in first} == {key for key, _ in second} and not set(first) & set(second)
+
+
 def test_equal_rewards_change_nothing(session):
     run, groups = session(beta=0.0)
     for group in groups:
