@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -79,7 +80,7 @@ def _train(run: Session, stop: StopRequest) -> None:
             _log(run, shared, update, seconds, watch.total())
             watch, seconds = Stopwatch(), {}
         if config.training.log_completions:
-            run.tracker.completions(run.step, groups)
+            run.tracker.completions(run.step, _of_all_ranks(groups))
         _after_rollout(run, stop)
 
 
@@ -126,6 +127,12 @@ def _describe_rollout(run: Session, groups: Sequence[Group]) -> dict[str, float]
     tokens = int(columns["lengths"].sum() + columns["prompt_lengths"].sum() * per_prompt)
     run.num_tokens += tokens
     return metrics.of_rollout(columns) | {"num_tokens": run.num_tokens, "rollout_tokens": tokens}
+
+
+def _of_all_ranks(groups: Sequence[Group]) -> list[Group]:
+    """Collect every rank's groups for the log, without their pixels."""
+    light = [dataclasses.replace(group, prompt=dataclasses.replace(group.prompt, pixels=None)) for group in groups]
+    return [group for part in collectives.gather_objects(light) for group in part]
 
 
 def _log(run: Session, rollout: dict[str, float], update: Update, seconds: dict[str, float], total: float) -> None:
