@@ -14,6 +14,8 @@ import sys
 import warnings
 from types import ModuleType
 
+VERSION = "0.1.0"
+
 USAGE, DATA, MODEL, OUTPUT, DISK, STOPPED, NONFINITE, REWARDS = 64, 65, 66, 73, 74, 75, 76, 77
 """Exit codes: wrong settings, bad data, bad model files, folder not usable, disk full, stopped and saved,
 non-finite numbers, failing rewards."""

@@ -91,13 +91,14 @@ def test_yaml_numbers_mean_what_they_say_and_typed_flags_win(tmp_path, monkeypat
     file = tmp_path / "run.yaml"
     file.write_text(
         "learning_rate: 1e-6\nnum_generations: 4\nbf16: true\nreward_funcs: [accuracy, format]\n"
-        "save_total_limit: null\nsystem_prompt: 'on'\nmodel:\n  freeze_vision: yes\nenv:\n  R1_TEST_VALUE: 7\n"
+        "save_total_limit: null\nsystem_prompt: on\nrun_name: 0010\nmodel:\n  freeze_vision: yes\nenv:\n  R1_TEST_VALUE: 7\n"
     )
     config = grpo("--num_generations", "6", "--config", str(file))
     assert config.optimizer.learning_rate == 1e-6 and config.rollout.num_generations == 6
     assert config.training.bf16 and config.model.freeze_vision and config.training.save_total_limit is None
     assert os.environ["R1_TEST_VALUE"] == "7"
-    assert config.data.system_prompt == "on" and config.reward.reward_funcs == ("accuracy", "format")
+    assert (config.data.system_prompt, config.training.run_name) == ("on", "0010")  # texts, not true and eight
+    assert config.reward.reward_funcs == ("accuracy", "format")
 
 
 def test_saved_settings_read_back_equal(tmp_path):

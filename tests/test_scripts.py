@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from r1_mllm import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
 GRPO = [(f"run_grpo_{task}.sh", task) for task in ("rec", "counting", "geometry")]
@@ -241,6 +243,10 @@ def test_every_script_is_plain_shell_without_paths_of_ours(script):
     text = path.read_text()
     assert not re.search(r"/(home|root|work|tmp)/|pipefail|\[\[|^\s*local |^\s*function ", text, re.MULTILINE)
     assert os.access(path, os.X_OK) or path.name == "common.sh"
+
+
+def test_the_package_and_its_metadata_agree_on_the_version():
+    assert f'\nversion = "{__version__}"\n' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_requirements_say_what_pyproject_says():

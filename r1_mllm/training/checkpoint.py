@@ -31,10 +31,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .. import __version__
 from ..config import flatten, save_args
 from ..distributed import collectives
-from ..runtime import DISK, MODEL, OUTPUT, USAGE, Stop
+from ..runtime import DISK, MODEL, OUTPUT, USAGE, VERSION, Stop
 from . import durable, rng
 
 WriteWeights = Callable[[Path], None]
@@ -270,7 +269,7 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
     durable.sweep(folder)
     if training.overwrite_output_dir:
         move_aside(folder)
-    record = {"config": flatten(config), "facts": facts, "version": __version__}
+    record = {"config": flatten(config), "facts": facts, "version": VERSION}
     earlier = _earlier_run(folder)
     choice = training.resume_from_checkpoint
     if choice not in ("auto", "never"):

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ from tqdm import tqdm
 
 from ..records import Group
 
-Write = Callable[[int, Mapping[str, float]], None]
-"""(step, name -> number): one tracker."""
+
+@dataclass(frozen=True)
+class Outlet:
+    """One tracker, opened."""
+
+    write: Callable[[int, Mapping[str, float]], None]
+    """(step, name -> number)."""
+    close: Callable[[], None]
+
 
 INSTALL = {
     "visualdl": 'pip install "visualdl>=2.5.3,<3"',
@@ -52,7 +60,7 @@ class Tracker:
         """
         self.active = rank == 0
         self.total_steps = total_steps
-        self._trackers: dict[str, Write] = {}
+        self._trackers: dict[str, Outlet] = {}
         self._bar: tqdm | None = None
         self._seconds: list[float] = []
         self._last = (first_step, time.monotonic())
@@ -75,7 +83,8 @@ class Tracker:
         numbers = {name: float(value) for name, value in values.items()}
         _append(self._metrics, {"step": step, **numbers})
         for name in list(self._trackers):
-            self._send(name, step, {key: value for key, value in numbers.items() if math.isfinite(value)})
+            finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+            self._try(name, lambda outlet, finite=finite: outlet.write(step, finite))
         self._show(step, numbers)
 
     def completions(self, step: int, groups: Sequence[Group]) -> None:
@@ -97,6 +106,8 @@ class Tracker:
             return
         self._metrics.close()
         self._completions.close()
+        for name in list(self._trackers):
+            self._try(name, lambda outlet: outlet.close())
         self._trackers.clear()
         if self._bar is not None:
             self._bar.close()
@@ -114,12 +125,13 @@ class Tracker:
         except Exception as error:  # a tracker's failure, of whatever kind, must not stop the training it watches
             print(f"warning: {name} could not be opened ({error}); going on without", file=sys.stderr)
 
-    def _send(self, name: str, step: int, values: Mapping[str, float]) -> None:
+    def _try(self, name: str, act: Callable[[Outlet], None]) -> None:
+        """Let a tracker act; one that fails is named and dropped."""
         try:
-            self._trackers[name](step, values)
+            act(self._trackers[name])
         except Exception as error:  # as above
             del self._trackers[name]
-            self.message(f"warning: {name} failed at step {step} ({error}); metrics.jsonl goes on")
+            self.message(f"warning: {name} failed ({error}); metrics.jsonl goes on")
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         if "reward" not in values:
@@ -200,43 +212,44 @@ def _append(file: Any, row: Mapping[str, Any]) -> None:
     file.flush()
 
 
-def _visualdl(folder: Path) -> Write:
+def _visualdl(folder: Path) -> Outlet:
     from visualdl import LogWriter  # optional, and 0.4 s that only a run with this tracker should pay
 
     earlier = sorted(folder.glob("vdlrecords.*.log"), key=lambda path: path.stat().st_mtime)
-    writer = LogWriter(logdir=str(folder), file_name=earlier[-1].name if earlier else "")
+    name = earlier[-1].name if earlier else ""  # of the run's part before: its file goes on
+    writer = LogWriter(logdir=str(folder), file_name=name, flush_secs=5)
 
     def write(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             writer.add_scalar(tag=name, value=value, step=step)
 
-    return write
+    return Outlet(write, writer.close)
 
 
-def _tensorboard(folder: Path) -> Write:
+def _tensorboard(folder: Path) -> Outlet:
     writer = importlib.import_module("tensorboardX").SummaryWriter(logdir=str(folder))
 
     def write(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
 
-    return write
+    return Outlet(write, writer.close)
 
 
-def _swanlab(folder: Path) -> Write:
+def _swanlab(folder: Path) -> Outlet:
     module = importlib.import_module("swanlab")
     module.init(project="r1_mllm", logdir=str(folder), mode="offline")
-    return lambda step, values: module.log(dict(values), step=step)
+    return Outlet(lambda step, values: module.log(dict(values), step=step), module.finish)
 
 
-def _wandb(folder: Path) -> Write:
+def _wandb(folder: Path) -> Outlet:
     module = importlib.import_module("wandb")
     folder.mkdir(parents=True, exist_ok=True)
     module.init(project="r1_mllm", dir=str(folder))
-    return lambda step, values: module.log(dict(values), step=step)
+    return Outlet(lambda step, values: module.log(dict(values), step=step), module.finish)
 
 
-_OPENERS: dict[str, Callable[[Path], Write]] = {
+_OPENERS: dict[str, Callable[[Path], Outlet]] = {
     "visualdl": _visualdl,
     "tensorboard": _tensorboard,
     "swanlab": _swanlab,
