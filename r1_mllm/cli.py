@@ -119,6 +119,24 @@ def _quickstart(argv: Sequence[str]) -> None:
     quickstart(argv)
 
 
+def _bench_step(argv: Sequence[str]) -> None:
+    from .bench.command import step
+
+    step(argv)
+
+
+def _bench_rollout(argv: Sequence[str]) -> None:
+    from .bench.command import rollout
+
+    rollout(argv)
+
+
+def _bench_compare(argv: Sequence[str]) -> None:
+    from .bench.command import compare
+
+    compare(argv)
+
+
 @dataclass(frozen=True)
 class Command:
     summary: str
@@ -134,6 +152,9 @@ COMMANDS = {
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
     "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
     "report": Command("write a run's HTML report", _report, "report.page"),
+    "bench step": Command("time whole GRPO steps", _bench_step, "bench.command"),
+    "bench rollout": Command("time sampling beside its floor", _bench_rollout, "bench.command"),
+    "bench compare": Command("ratios between the peer's timings and ours", _bench_compare, "bench.command"),
     "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart.run"),
 }
 

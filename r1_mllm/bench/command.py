@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`r1-mllm bench ...`: flags first, then the number of threads, and only then Paddle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import runtime
+from ..flags import parse
+from . import compare as comparison
+from .settings import RolloutBench, StepBench, length_range
+
+PROG = "r1-mllm bench"
+
+
+def step(argv: Sequence[str]) -> None:
+    """Print one JSON line about whole GRPO steps, with the keys of tests/bench/bench_peer_step.py."""
+    config = parse(StepBench, argv, f"{PROG} step")
+    length_range(config)
+    _prepare(config)
+    from .step import measure  # after the number of threads is settled
+
+    _show(measure(config), config)
+
+
+def rollout(argv: Sequence[str]) -> None:
+    """Print one JSON line about sampling and its floor."""
+    config = parse(RolloutBench, argv, f"{PROG} rollout")
+    _prepare(config)
+    from .rollout import measure  # after the number of threads is settled
+
+    _show(measure(config), config)
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Print the ratios between the peer's and our JSON lines in a folder."""
+    parser = argparse.ArgumentParser(prog=f"{PROG} compare", description=compare.__doc__, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="folder with peer_*.json and ours_*.json")
+    parser.add_argument("--quiet", type=float, default=comparison.QUIET, help="most cores others may keep busy")
+    given = parser.parse_args(argv)
+    result = comparison.compare(
+        comparison.load(given.folder, "peer"), comparison.load(given.folder, "ours"), given.quiet
+    )
+    (given.folder / "ratios.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(comparison.table(result))
+
+
+def _prepare(config: RolloutBench) -> None:
+    if min(config.prompts, config.gens, config.new, config.steps) < 1 or config.warmup < 0:
+        raise runtime.Stop("prompts, gens, new and steps must be at least 1, warmup at least 0")
+    if config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    runtime.require_paddle()
+
+
+def _show(result: dict[str, Any], config: RolloutBench) -> None:
+    line = json.dumps(result)
+    print(line)
+    if config.json:
+        Path(config.json).write_text(line + "\n")

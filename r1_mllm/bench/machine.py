@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine can do, and what else it is doing while we measure."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+
+def describe() -> dict[str, Any]:
+    """Name the processor and count the cores this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {"cpu": name, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+
+
+def num_threads() -> int:
+    """CPU threads Paddle was started with."""
+    return max(1, int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
+
+
+def peak_rss_mb() -> int:
+    """Largest resident memory of this process so far, MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds all processes of the machine have used; 0 where /proc/stat is not there."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+class OtherLoad:
+    """Cores that other processes kept busy since it was last asked."""
+
+    def __init__(self) -> None:
+        self.last = self._now()
+
+    def _now(self) -> tuple[float, float]:
+        """CPU seconds of the others so far, and the clock."""
+        return _busy_seconds() - sum(os.times()[:4]), time.perf_counter()
+
+    def mark(self) -> float:
+        """Cores since the previous mark."""
+        (others, clock), self.last = self.last, self._now()
+        return max(0.0, (self.last[0] - others) / max(self.last[1] - clock, 1e-6))
+
+
+def read_rate(num_bytes: int, seconds: float = 0.3) -> float:
+    """Measure bytes per second when all threads read a working set of num_bytes again and again; the best pass counts.
+
+    A working set that fits a cache is read at that cache's rate: give the size of what the work reads.
+    """
+    threads = num_threads()
+    per_half = max(num_bytes // (8 * threads), 1024)
+    halves = [[np.ones(per_half, np.float32) for _ in range(2)] for _ in range(threads)]
+    best, end = 0.0, time.perf_counter() + seconds
+    with ThreadPoolExecutor(threads) as pool:
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            list(pool.map(lambda pair: [np.dot(*pair) for _ in range(4)], halves))
+            best = max(best, 4 * threads * 8 * per_half / (time.perf_counter() - start))
+    return best
+
+
+def gemm_rate(size: int = 1024, seconds: float = 0.5) -> float:
+    """Measure floating-point operations per second of a float32 product of size x size matrices; the best counts."""
+    a = paddle.ones([size, size], "float32")
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        paddle.matmul(a, a)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
