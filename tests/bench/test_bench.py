@@ -220,7 +220,14 @@ def test_the_script_runs_both_and_prints_ratios(folder, config, tmp_path):
     peer = tmp_path / "peer-python"
     peer.write_text(STUB.format(python=sys.executable, folder=str(folder), line=json.dumps(line)))
     peer.chmod(0o755)
-    settings = {"PEER_PYTHON": str(peer), "OUT": str(tmp_path / "out"), "QUIET": "99", "ROUNDS": "1", "STEPS": "1"}
+    settings = {
+        "PEER_PYTHON": str(peer),
+        "OUT": str(tmp_path / "out"),
+        "QUIET": "99",
+        "ROUNDS": "1",
+        "STEPS": "1",
+        "WARMUP": "1",
+    }
     environment = {**os.environ, **settings, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     words = ["--size", "tiny", "--prompts", "1", "--gens", "2", "--new", "4", "--side", "84", "--threads", "1"]
     done = subprocess.run(
