@@ -81,7 +81,8 @@ _UNIT = re.compile(
 )
 _DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|\\deg(?![a-z]))(?:\s?[CF](?![A-Za-z]))?")
 _ANSWER_IS = re.compile(
-    r"(?:(?:so|thus|hence|therefore),?\s)?(?:the\s)?(?:final\s|correct\s)?(?:answer|result|value)(?:\sis|:|\s?=)\s?:?\s?",
+    r"(?:(?:so|thus|hence|therefore),?\s)?(?:the\s)?(?:final\s|correct\s)?(?:answer|result|value)"
+    r"(?:\sis|:|\s?=)\s?:?\s?",
     re.I,
 )
 _NAME = re.compile(r"\\?[A-Za-z](?:[A-Za-z\\'\s]|_\{?[A-Za-z0-9]{1,4}\}?|[A-Za-z]_\d)*(?:\([A-Za-z]\))?")

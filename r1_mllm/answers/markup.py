@@ -8,20 +8,25 @@ import re
 _NOISE = re.compile(r"\*\*|__(?=\S)|`{1,3}(?:[a-z]{1,8}\n)?|\\?\$|\\[()\[\]](?!\w)|\\displaystyle\b|\\left\b|\\right\b")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|operatorname|bf|rm)\s?\{([^{}]{0,80})\}")
 _SPACE = re.compile(r"\\[,;:! ]|\\quad\b|\\qquad\b|~|\u00a0|\u3000")
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{|\\[{}\\]|[{}]")
 _EDGES = " \t\r\n.,;:\"'\u201c\u201d\u2018\u2019\u3002\uff0c\uff1b"
 
 
 def boxed(text: str) -> list[str]:
-    """Find the contents of every complete \\boxed{...} (or \\fbox{...}), outermost ones, in order."""
-    found, start = [], 0
-    while (opened := _next_box(text, start)) is not None:
-        closed = _closing_brace(text, opened)
-        if closed is None:
-            start = opened
-            continue
-        found.append(text[opened:closed])
-        start = closed
-    return found
+    """Find the contents of every complete \\boxed{...} (or \\fbox{...}), outermost ones, in order; one pass."""
+    opened: list[int | None] = []  # where the content of a box begins; None for other braces
+    spans: list[tuple[int, int]] = []
+    for match in _BRACE.finditer(text):
+        token = match.group()
+        if token == "}" and opened:
+            start = opened.pop()
+            if start is not None:
+                while spans and spans[-1][0] > start:
+                    spans.pop()
+                spans.append((start, match.start()))
+        elif token[-1] == "{" and token != "\\{":
+            opened.append(match.end() if len(token) > 1 else None)
+    return [text[start:end] for start, end in spans]
 
 
 def strip_markup(text: str) -> str:
@@ -42,21 +47,3 @@ def strip_edges(text: str) -> str:
     start = text.find(stripped)
     keeps_point = stripped[:1].isdigit() and start > 0 and text[start - 1] == "."
     return "." + stripped if keeps_point else stripped
-
-
-def _next_box(text: str, start: int) -> int | None:
-    """Position just after the opening brace of the next box."""
-    match = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{").search(text, start)
-    return match.end() if match else None
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for i in range(start, len(text)):
-        if text[i] == "{":
-            depth += 1
-        elif text[i] == "}":
-            depth -= 1
-            if depth == 0:
-                return i
-    return None
