@@ -38,8 +38,7 @@ def window_segments(grids: np.ndarray, merge: int, window: int) -> tuple[np.ndar
     """Cut every frame into windows of window x window merged tokens.
 
     Returns:
-        order [N] int64: patches window by window, windows of equal size next to each other (dense blocks then batch
-        them); lengths [windows] patches per window.
+        order [N] int64: patches window by window, smaller windows first; lengths [windows] patches per window.
     """
     unit = merge * merge
     members, start = [], 0
@@ -62,11 +61,10 @@ class VisionAttention(nn.Layer):
         super().__init__()
         self.qkv = Linear(arch.hidden_size, 3 * arch.hidden_size, True)
         self.proj = Linear(arch.hidden_size, arch.hidden_size, True)
-        self.num_heads = arch.num_heads
 
     def forward(self, x, tables: RotaryTables, layout: attention.SegmentLayout, residual):
         """x, residual [N, C] -> [N, C]."""
-        return self.proj(attention.attend_segments(tables.apply(self.qkv(x)), layout, self.num_heads), residual)
+        return self.proj(attention.attend_segments(tables.apply(self.qkv(x)), layout), residual)
 
 
 class VisionBlock(nn.Layer):
@@ -134,12 +132,13 @@ class VisionTower(nn.Layer):
         dtype = self.patch_embed.weight.dtype.name.lower()
         x = self.patch_embed(pixels.astype(dtype))
         tables = self._tables(grids, flash, dtype)
-        full = attention.segment_layout(frame_lengths(grids), np.arange(len(pixels)), flash)
+        heads = arch.num_heads, arch.head_dim, flash, dtype
+        full = attention.SegmentLayout(frame_lengths(grids), np.arange(len(pixels)), *heads)
         windows = full
         if arch.window_size:
             window = arch.window_size // arch.patch_size // arch.merge_size
             order, lengths = window_segments(grids, arch.merge_size, window)
-            windows = attention.segment_layout(lengths, order, flash)
+            windows = attention.SegmentLayout(lengths, order, *heads)
         for i_block, block in enumerate(self.blocks):
             sees_all = not arch.window_size or i_block in arch.full_attention_blocks
             x = recompute(block, x, tables, full if sees_all else windows)

@@ -75,9 +75,8 @@ def test_segments_see_themselves_only():
     rng = np.random.default_rng(2)
     lengths, order = np.array([2, 2, 3]), np.array([4, 0, 1, 6, 2, 5, 3])
     qkv = rng.normal(size=(7, 3 * 2 * 4)).astype(np.float32)
-    layout = attention.segment_layout(lengths, order, flash=False)
-    assert layout.runs == [(2, 2), (1, 3)]
-    got = attention.attend_segments(paddle.to_tensor(qkv), layout, num_heads=2).numpy().reshape(7, 2, 4)
+    layout = attention.SegmentLayout(lengths, order, 2, 4, False, "float32")
+    got = attention.attend_segments(paddle.to_tensor(qkv), layout).numpy().reshape(7, 2, 4)
     q, k, v = qkv.reshape(7, 3, 2, 4).transpose(1, 0, 2, 3).astype(np.float64)
     for members in ([4, 0], [1, 6], [2, 5, 3]):
         for token in members:
