@@ -46,7 +46,7 @@ class SynthesizeConfig:
 
 def _grpo(argv: Sequence[str]) -> None:
     from .config import GrpoConfig, flatten
-    from .flags import parse
+    from .config.flags import parse
 
     config = parse(GrpoConfig, argv, f"{PROG} grpo", "Train Qwen2-VL or Qwen2.5-VL with GRPO.")
     runtime.require_paddle()
@@ -86,8 +86,8 @@ def _score(argv: Sequence[str]) -> None:
 
 
 def _synthesize(argv: Sequence[str]) -> None:
+    from .config.flags import parse
     from .data.synthetic import write_splits
-    from .flags import parse
 
     config = parse(SynthesizeConfig, argv, f"{PROG} data synthesize")
     options = dataclasses.asdict(config)

@@ -10,8 +10,8 @@ from typing import Any
 from .answers import choices, labels, tags
 from .config import RewardConfig
 from .data.read import rows
-from .intervals import wilson
 from .records import Example, Grade
+from .report.intervals import wilson
 from .tasks import get_task
 
 FORMS = ("judge", "choice", "multi_choice", "classify", "format")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import runtime
-from ..flags import parse
+from ..config.flags import parse
 from . import compare as comparison
 from .settings import RolloutBench, StepBench, length_range
 

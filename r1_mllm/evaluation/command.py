@@ -13,9 +13,9 @@ from typing import Any
 
 from .. import runtime
 from ..config import EvalConfig, RewardConfig
+from ..config.flags import parse
 from ..data.mixture.pictures import PictureRoot
 from ..data.read import rows
-from ..flags import parse
 from ..records import Example
 from ..tasks import get_task
 from ..tasks.templates import Templates, load_templates

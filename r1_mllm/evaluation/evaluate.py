@@ -16,8 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import RewardConfig
-from ..intervals import wilson
 from ..records import Completion, Example, Grade, Prompt
+from ..report.intervals import wilson
 from ..tasks import get_task
 
 

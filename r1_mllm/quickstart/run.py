@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from .. import config as settings
+from ..config.flags import parse
 from ..data.synthetic import write_splits
-from ..flags import parse
 from ..models.weights import save_pretrained
 from ..processing.prompt import Processor
 from ..report.page import write_report

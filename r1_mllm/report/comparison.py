@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..intervals import paired_difference, wilson
 from .charts import number
+from .intervals import paired_difference, wilson
 from .pictures import is_box, picture
 from .run_files import RunFiles
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from r1_mllm.config import GrpoConfig, RewardConfig, flatten, save_args
-from r1_mllm.flags import leaf_types, parse
-from r1_mllm.legacy_flags import LEGACY, RENAMED, VALUES
+from r1_mllm.config.flags import leaf_types, parse
+from r1_mllm.config.legacy_flags import LEGACY, RENAMED, VALUES
 from r1_mllm.runtime import USAGE, Stop
 
 KNOWN_SCRIPT = """
@@ -91,7 +91,8 @@ def test_yaml_numbers_mean_what_they_say_and_typed_flags_win(tmp_path, monkeypat
     file = tmp_path / "run.yaml"
     file.write_text(
         "learning_rate: 1e-6\nnum_generations: 4\nbf16: true\nreward_funcs: [accuracy, format]\n"
-        "save_total_limit: null\nsystem_prompt: on\nrun_name: 0010\nmodel:\n  freeze_vision: yes\nenv:\n  R1_TEST_VALUE: 7\n"
+        "save_total_limit: null\nsystem_prompt: on\nrun_name: 0010\n"
+        "model:\n  freeze_vision: yes\nenv:\n  R1_TEST_VALUE: 7\n"
     )
     config = grpo("--num_generations", "6", "--config", str(file))
     assert config.optimizer.learning_rate == 1e-6 and config.rollout.num_generations == 6

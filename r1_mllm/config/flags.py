@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from ..runtime import USAGE, Stop
 from .legacy_flags import LEGACY, RENAMED, VALUES
-from .runtime import USAGE, Stop
 
 Config = TypeVar("Config")
 Given = dict[str, list[str]]

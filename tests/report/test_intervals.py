@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from r1_mllm.intervals import paired_difference, wilson
+from r1_mllm.report.intervals import paired_difference, wilson
 
 
 def test_wilson_gives_the_published_values():

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a run (settings.py) and the command lines and YAML files they come from (flags.py)."""
+
+from .settings import (
+    DataConfig,
+    EvalConfig,
+    GrpoConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RewardConfig,
+    RolloutConfig,
+    TrainingConfig,
+    flatten,
+    save_args,
+)
+
+__all__ = [
+    "DataConfig",
+    "EvalConfig",
+    "GrpoConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "TrainingConfig",
+    "flatten",
+    "save_args",
+]
