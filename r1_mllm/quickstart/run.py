@@ -15,10 +15,10 @@ from ..data.synthetic import write_splits
 from ..models.weights import save_pretrained
 from ..processing.prompt import Processor
 from ..report.page import write_report
-from ..training import grpo, sft
+from ..training import checkpoint, grpo, sft
 from ..training.optimizer import AdamW
 from . import small_model
-from .warm_start import Annotator, batches
+from .warm_start import PROMPTS, Annotator, batches
 
 SIDE = 84
 BATCH = 64
@@ -80,6 +80,8 @@ def run(config: QuickstartConfig) -> Path:
     folder = Path(config.output_dir or Path("runs") / name)
     recipe = SMOKE if config.smoke else RECIPES[config.task]
     clock = Clock()
+    if config.overwrite_output_dir and folder.exists():
+        checkpoint.move_aside(folder)
     train, test = write_splits(
         config.task,
         recipe.num_train,
@@ -91,8 +93,10 @@ def run(config: QuickstartConfig) -> Path:
     )
     clock.tell(f"rendered {recipe.num_train} training and {recipe.num_test} held-out scenes in {folder / 'data'}")
     warm = folder / "warm_start"
-    if config.overwrite_output_dir or not (warm / "model.safetensors").exists():
-        warm_up(config, recipe, warm, clock)
+    if not warm.exists():
+        unfinished = folder / "warm_start.unfinished"
+        warm_up(config, recipe, unfinished, clock)
+        unfinished.rename(warm)
     grpo.train(grpo_config(config, recipe, folder, train, test))
     clock.tell("GRPO and the evaluations before and after are done")
     report = write_report(folder)
@@ -147,6 +151,7 @@ def grpo_config(config: QuickstartConfig, recipe: Recipe, folder: Path, train: P
             eval_dataset_name=str(test),
             image_root=str(train.parent),
             data_seed=config.seed,
+            prompt_template=str(PROMPTS),
         ),
         rollout=settings.RolloutConfig(
             num_generations=recipe.num_generations, max_completion_length=recipe.max_completion_length
@@ -158,7 +163,6 @@ def grpo_config(config: QuickstartConfig, recipe: Recipe, folder: Path, train: P
         ),
         training=settings.TrainingConfig(
             output_dir=str(folder),
-            overwrite_output_dir=config.overwrite_output_dir,
             max_steps=recipe.grpo_steps,
             per_device_train_batch_size=recipe.prompts_per_step,
             save_steps=100,

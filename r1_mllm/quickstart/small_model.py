@@ -17,7 +17,6 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from ..models.config import ModelArch
 from ..models.qwen_vl import QwenVL
-from ..models.weights import save_pretrained
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -143,7 +142,7 @@ def write_companions(folder: Path, tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def build(folder: Path, texts: Iterable[str], seed: int) -> QwenVL:
-    """Write a small checkpoint with random weights into `folder` and return its network.
+    """Write a small model's folder, all but the weights, and return the network with random ones.
 
     Args:
         texts: prompts and answers of the task; the vocabulary is trained on them.
@@ -151,9 +150,7 @@ def build(folder: Path, texts: Iterable[str], seed: int) -> QwenVL:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(texts)
-    ids = write_companions(folder, tokenizer)
-    arch = ModelArch.from_dict(published_config(tokenizer.get_vocab_size(), ids), str(folder / "config.json"))
+    config = published_config(tokenizer.get_vocab_size(), write_companions(folder, tokenizer))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     paddle.seed(seed)
-    model = QwenVL(arch)
-    save_pretrained(model, folder)
-    return model
+    return QwenVL(ModelArch.from_dict(config, str(folder / "config.json")))

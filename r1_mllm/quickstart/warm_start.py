@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from ..data.synthetic import scene, weak_answer
 from ..processing.prompt import Processor
 from ..records import Group
 from ..tasks import get_task
+from ..tasks.templates import load_templates
 
 STOP = "<|im_end|>"
+PROMPTS = Path(__file__).with_name("prompts.yaml")
 
 
 def written_answer(task: str, row: dict[str, Any], value: Any) -> str:
@@ -28,7 +31,7 @@ def written_answer(task: str, row: dict[str, Any], value: Any) -> str:
     if task == "rec":
         caption = row["normal_caption"]
         box = json.dumps([round(side) for side in value])
-        return f'<think>{caption}</think><answer>{{"bbox_2d": {box}, "label": "{caption}"}}</answer>'
+        return f'<think>{caption}</think><answer>{{"bbox_2d": {box}}}</answer>'
     return f"<think>{value}</think><answer>{value}</answer>"
 
 
@@ -38,13 +41,14 @@ class Annotator:
     def __init__(self, task: str, side: int, seed: int):
         self.name, self.task, self.side = task, get_task(task), side
         self.rng = np.random.default_rng(seed)
+        self.templates = load_templates(PROMPTS)
 
     def pair(self, max_objects: int) -> tuple[Image.Image, list[dict[str, Any]], str]:
         """A picture, the messages that ask about it, and an answer."""
         image, row = scene(self.name, self.rng, max_objects=max_objects, side=self.side)
         example = self.task.example({**row, "image": "scene.png"}, "scene")
         answer = written_answer(self.name, row, weak_answer(self.name, row, self.rng))
-        return image, self.task.messages(example, view_units="seen_px"), answer
+        return image, self.task.messages(example, templates=self.templates, view_units="seen_px"), answer
 
     def texts(self, num: int, max_objects: int) -> Iterator[str]:
         """Prompts and answers, for training a vocabulary."""
