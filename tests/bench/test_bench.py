@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
@@ -113,6 +114,16 @@ def test_nothing_stops_before_its_length(folder):
     stops = engine.tokenizer.stop_ids
     for done in (done for group in engine.generate(prompts, 3, seed=1) for done in group):
         assert len(done.ids) == 40 and not np.isin(done.ids, stops).any() and not done.finished
+
+
+def test_a_model_that_wants_to_stop_is_not_let(folder):
+    engine, _ = engine_and_prompts(folder)
+    logits = np.zeros([16, engine.model.arch.text.vocab_size], np.float32)
+    logits[:, list(engine.tokenizer.stop_ids)] = 30.0
+    uniforms = np.linspace(0, 0.999, 16, dtype=np.float32)
+    for greedy in (False, True):
+        draw = engine.sampler(greedy).choose(paddle.to_tensor(logits), uniforms, None, np.zeros(16, int))
+        assert not np.isin(draw.ids, engine.tokenizer.stop_ids).any()
 
 
 @pytest.mark.parametrize("batch_rows", [12, 4])
