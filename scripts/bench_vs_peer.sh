@@ -12,14 +12,16 @@ set_up_cpu
 PEER_PYTHON=${PEER_PYTHON:-peer/bin/python}
 ROUNDS=${ROUNDS:-3}
 OUT=${OUT:-runs/bench}
-has "$PEER_PYTHON" torch trl || fail 69 "$PEER_PYTHON has no torch and trl; $root/tests/bench/README.md says how to make it"
+has "$PEER_PYTHON" torch trl ||
+    fail 69 "$PEER_PYTHON has no torch and trl; $root/tests/bench/README.md says how to make it"
 set -- --steps "${STEPS:-6}" --warmup "${WARMUP:-2}" "$@"
 mkdir -p "$OUT"
 rm -f "$OUT"/peer_*.json "$OUT"/ours_*.json
 round=1
 while [ "$round" -le "$ROUNDS" ]; do
     say "Round $round of $ROUNDS: the peer ..."
-    "$PEER_PYTHON" "$root/tests/bench/bench_peer_step.py" --save "$OUT/model" --json "$OUT/peer_$round.json" "$@" >"$OUT/peer.log"
+    "$PEER_PYTHON" "$root/tests/bench/bench_peer_step.py" --save "$OUT/model" --json "$OUT/peer_$round.json" "$@" \
+        >"$OUT/peer.log"
     say "Round $round of $ROUNDS: ours ..."
     "$python" -m r1_mllm bench step --model "$OUT/model" --json "$OUT/ours_$round.json" "$@" >"$OUT/ours.log"
     round=$((round + 1))
