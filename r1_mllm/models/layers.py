@@ -120,13 +120,17 @@ class RotaryTables:
 
 
 def rotate(qkv: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor, turn: paddle.Tensor) -> paddle.Tensor:
-    """qkv * cos + half_turn(qkv) * sin, all [T, heads * D]; turn [D, D]."""
-    turned = paddle.matmul(qkv.reshape([-1, turn.shape[0]]), turn).reshape(qkv.shape)
-    return qkv * cos + turned * sin
+    """qkv * cos + half_turn(qkv) * sin, all [T, heads * D]; turn [D, D].
+
+    Both halves of a head have the same sin, so the product may come before the turn, and the turn's GEMM does the sum.
+    """
+    size = turn.shape[0]
+    straight, across = (qkv * table for table in (cos, sin))
+    return kernels.linear(across.reshape([-1, size]), turn, straight.reshape([-1, size])).reshape(qkv.shape)
 
 
 class _Rotate(PyLayer):
-    """Keeps only the tables for the backward pass, not the rows."""
+    """Keeps only the tables for the backward pass; the transpose of a turn is the turn the other way."""
 
     @staticmethod
     def forward(ctx, qkv, cos, sin, turn):
@@ -136,6 +140,4 @@ class _Rotate(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         cos, sin, turn = ctx.saved_tensor()
-        turned = (grad * sin).reshape([-1, turn.shape[0]])
-        back = paddle.matmul(turned, turn, transpose_y=True).reshape(grad.shape)
-        return grad * cos + back, None, None, None
+        return rotate(grad, cos, sin, -turn), None, None, None

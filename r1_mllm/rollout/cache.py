@@ -29,7 +29,7 @@ class LayerCache:
     prefix_v: paddle.Tensor
     """[B*K, P, D]."""
     tail_k: paddle.Tensor
-    """[B*K*S, L, D]."""
+    """[B*K*S, D, L]."""
     tail_v: paddle.Tensor
     """[B*K*S, L, D]."""
 
@@ -70,7 +70,7 @@ class Cache:
     @property
     def full(self) -> bool:
         """Whether the tail has no free column left."""
-        return not self.layers or self.column >= self.layers[0].tail_k.shape[1]
+        return not self.layers or self.column >= self.layers[0].tail_v.shape[1]
 
     def regrid(self, sources: np.ndarray, groups: np.ndarray, added: Prefill | None) -> None:
         """Take a new rectangle: keep some groups and rows, append newly read prompts, drop unused columns.
@@ -138,13 +138,17 @@ class Cache:
 
     def _tail(self, i_layer: int, index: np.ndarray, live: tuple[int, int], columns: int):
         begin, end = live
-        shape = [len(index), columns, self.head_dim]
+        size = self.head_dim
         if not self.layers or begin == end:
-            return paddle.zeros(shape, self.dtype), paddle.zeros(shape, self.dtype)
+            return paddle.zeros([len(index), size, columns], self.dtype), paddle.zeros(
+                [len(index), columns, size], self.dtype
+            )
         old, rows = self.layers[i_layer], paddle.to_tensor(index)
-        free = paddle.zeros([len(index), columns - (end - begin), self.head_dim], self.dtype)
-        return tuple(
-            paddle.concat([paddle.gather(tail[:, begin:end], rows), free], axis=1) for tail in (old.tail_k, old.tail_v)
+        free = columns - (end - begin)
+        keys, values = paddle.gather(old.tail_k, rows)[:, :, begin:end], paddle.gather(old.tail_v, rows)[:, begin:end]
+        return (
+            paddle.concat([keys, paddle.zeros([len(index), size, free], self.dtype)], axis=2),
+            paddle.concat([values, paddle.zeros([len(index), free, size], self.dtype)], axis=1),
         )
 
     def _make_masks(self, columns: int, longest: int) -> None:

@@ -8,15 +8,17 @@ P longest prompt, L tail columns, V vocabulary, T packed prompt tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ..models import kernels
-from ..models.layers import RotaryTables, rotate
+from ..models import fast_ops, kernels
+from ..models.config import TextArch
+from ..models.layers import half_turn
 from ..models.qwen_vl import QwenVL
-from ..models.text import rope_angles
+from ..models.text import DecoderLayer, rope_angles
 from ..records import Prompt
 from .cache import Cache, LayerCache, Prefill
 
@@ -34,6 +36,38 @@ def _split_images(prompt: Prompt) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(np.split(prompt.pixels, borders), prompt.grids, strict=True))
 
 
+@dataclass
+class LayerWeights:
+    """A decoder layer's weights; queries, keys and values of a key head stand together: [C, K * (R + 2) * D]."""
+
+    norm_1: paddle.Tensor
+    qkv: paddle.Tensor
+    qkv_bias: paddle.Tensor
+    o: paddle.Tensor
+    norm_2: paddle.Tensor
+    gate_up: paddle.Tensor
+    down: paddle.Tensor
+
+
+def _layer_weights(layer: DecoderLayer, arch: TextArch) -> LayerWeights:
+    kv_heads, size = arch.num_key_value_heads, arch.head_dim
+    repeat = arch.num_attention_heads // kv_heads
+    heads = np.arange(arch.num_attention_heads + 2 * kv_heads)
+    queries, keys, values = np.split(heads, [arch.num_attention_heads, arch.num_attention_heads + kv_heads])
+    order = np.concatenate([queries.reshape([kv_heads, repeat]), keys[:, None], values[:, None]], axis=1)
+    columns = paddle.to_tensor((order.reshape([-1, 1]) * size + np.arange(size)).reshape(-1))
+    qkv, mlp = layer.attn.qkv, layer.mlp
+    return LayerWeights(
+        layer.input_layernorm.weight,
+        paddle.index_select(qkv.weight, columns, axis=1),
+        paddle.gather(qkv.bias, columns),
+        layer.attn.o.weight,
+        layer.post_attention_layernorm.weight,
+        mlp.gate_up.weight,
+        mlp.down.weight,
+    )
+
+
 class Decoder:
     """A model ready to decode: rotary tables by position, and the head in the layout the machine multiplies fastest."""
 
@@ -42,7 +76,9 @@ class Decoder:
         head = model.text.head_weight
         # a CPU multiplies [C, V] half again as fast as [V, C] transposed; one copy a rollout pays for itself
         self.head, self.head_is_wide = (head.transpose([1, 0]), True) if kernels.on_cpu() else (head, False)
-        self.tables: RotaryTables | None = None
+        self.layers = [_layer_weights(layer, self.arch) for layer in model.text.layers]
+        self.turn = half_turn(self.arch.head_dim, model.dtype)
+        self.tables: tuple[paddle.Tensor, paddle.Tensor] | None = None
         self.num_positions = 0
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
@@ -89,16 +125,24 @@ class Decoder:
         index = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in which])
         return patch_rows, paddle.gather(tokens, paddle.to_tensor(index))
 
-    def _rotary(self, positions: np.ndarray):
-        """cos and sin [rows, (H + 2K) * D] at positions [rows]; the table grows by doubling."""
+    def _rotary(self, positions: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """cos and sin [rows * K * (R + 2), D] at positions [rows]; the tables grow by doubling."""
         need = int(positions.max()) + 1
         if need > self.num_positions:
             self.num_positions = max(need, 2 * self.num_positions, 512)
             angles = rope_angles(np.tile(np.arange(self.num_positions), [3, 1]), self.arch)
-            heads = (self.arch.num_attention_heads, self.arch.num_key_value_heads, self.arch.num_key_value_heads)
-            self.tables = RotaryTables(angles, heads, self.arch.head_dim**-0.5, self.model.dtype)
+            self.tables = tuple(paddle.to_tensor(table).astype(self.model.dtype) for table in self._wide(angles))
         rows = paddle.to_tensor(positions)
-        return paddle.gather(self.tables.cos, rows), paddle.gather(self.tables.sin, rows), self.tables.turn
+        return tuple(fast_ops.reshape(paddle.gather(table, rows), [-1, self.arch.head_dim]) for table in self.tables)
+
+    def _wide(self, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Repeat cos and sin [positions, D] over the heads of a row: R scaled queries, a key, a value that stays."""
+        heads, kv_heads = self.arch.num_attention_heads, self.arch.num_key_value_heads
+        repeat, scale = heads // kv_heads, self.arch.head_dim**-0.5
+        per_head = np.array([scale] * repeat + [1.0, 0.0], np.float32)[:, None]
+        tables = [turned[:, None] * per_head for turned in (np.cos(angles), np.sin(angles))]
+        tables[0][:, -1] = 1.0
+        return tuple(np.tile(table, [1, kv_heads, 1]).reshape([len(angles), -1]) for table in tables)
 
     def step(self, ids: np.ndarray, positions: np.ndarray, cache: Cache) -> paddle.Tensor:
         """Feed one token per row.
@@ -109,37 +153,41 @@ class Decoder:
         Returns:
             [B*S, V] logits of the next token.
         """
-        text = self.model.text
+        text, eps = self.model.text, self.arch.rms_norm_eps
         column = cache.open_column()
         rotary = self._rotary(positions)
         x = F.embedding(paddle.to_tensor(ids), text.embed_tokens.weight)
-        for layer, kept in zip(text.layers, cache.layers, strict=True):
-            normed = layer.input_layernorm(x)
-            qkv = rotate(layer.attn.qkv(normed), *rotary)
-            x = layer.attn.o(self._attend(qkv, kept, cache, column), x)
-            x = layer.mlp(layer.post_attention_layernorm(x), x)
-        return self.logits(text.norm(x))
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            qkv = fast_ops.addmm(layer.qkv_bias, kernels.rms_norm(x, layer.norm_1, eps), layer.qkv)
+            x = fast_ops.addmm(x, self._attend(qkv, rotary, kept, cache, column), layer.o)
+            both = fast_ops.matmul(kernels.rms_norm(x, layer.norm_2, eps), layer.gate_up)
+            gate, up = fast_ops.split(both, [self.arch.intermediate_size] * 2, 1)
+            x = fast_ops.addmm(x, fast_ops.multiply(fast_ops.silu(gate), up), layer.down)
+        return self.logits(kernels.rms_norm(x, text.norm.weight, eps))
 
-    def _attend(self, qkv: paddle.Tensor, kept: LayerCache, cache: Cache, column: int) -> paddle.Tensor:
-        """qkv [B*S, (H + 2K) * D] -> [B*S, H * D]: one softmax over [shared prompt | own tail]."""
+    def _attend(self, qkv, rotary, kept: LayerCache, cache: Cache, column: int) -> paddle.Tensor:
+        """qkv [B*S, K * (R + 2) * D] before rotary -> [B*S, H * D]: one softmax over [shared prompt | own tail]."""
         groups, samples = cache.shape
-        kv_heads, repeat, head_dim = cache.num_kv_heads, cache.repeat, cache.head_dim
-        width, kv_width = kv_heads * repeat * head_dim, kv_heads * head_dim
-        q = qkv[:, :width].reshape([groups, samples, kv_heads, repeat, head_dim]).transpose([0, 2, 1, 3, 4])
-        new = [qkv[:, width + i * kv_width : width + (i + 1) * kv_width] for i in range(2)]
-        new = [part.reshape([groups, samples, kv_heads, head_dim]).transpose([0, 2, 1, 3]) for part in new]
-        for tail, part in zip((kept.tail_k, kept.tail_v), new, strict=True):
-            tail[:, column] = part.reshape([-1, head_dim])
-        by_group, by_row = q.reshape([-1, samples * repeat, head_dim]), q.reshape([-1, repeat, head_dim])
+        kv_heads, repeat, size = cache.num_kv_heads, cache.repeat, cache.head_dim
+        batch, rows = groups * kv_heads, groups * kv_heads * samples
+        prompt, columns = kept.prefix_v.shape[1], kept.tail_v.shape[1]
+        cos, sin = rotary
+        flat = fast_ops.reshape(qkv, [-1, size])
+        flat = fast_ops.addmm(fast_ops.multiply(flat, cos), fast_ops.multiply(flat, sin), self.turn)
+        heads = fast_ops.reshape(flat, [groups, samples, kv_heads, repeat + 2, size])
+        q, k, v = fast_ops.split(fast_ops.transpose(heads, [0, 2, 1, 3, 4]), [repeat, 1, 1], 3)
+        fast_ops.write_column(kept.tail_k, fast_ops.reshape(k, [rows, size, 1]), column, 2)
+        fast_ops.write_column(kept.tail_v, fast_ops.reshape(v, [rows, 1, size]), column, 1)
+        by_group = fast_ops.reshape(q, [batch, samples * repeat, size])
         if cache.prefix_mask is None:
-            prefix = paddle.bmm(by_group, kept.prefix_k)
+            on_prompt = fast_ops.bmm(by_group, kept.prefix_k)
         else:
-            prefix = kernels.masked_scores(cache.prefix_mask, by_group, kept.prefix_k)
-        tail = paddle.matmul(by_row, kept.tail_k, transpose_y=True) + cache.tail_mask
-        prompt = prefix.shape[2]
-        weights = F.softmax(paddle.concat([prefix.reshape([-1, repeat, prompt]), tail], axis=2))
-        on_prefix, on_tail = paddle.split(weights, [prompt, tail.shape[2]], axis=2)
-        out = paddle.bmm(on_prefix.reshape([-1, samples * repeat, prompt]), kept.prefix_v)
-        out = out.reshape([-1, repeat, head_dim]) + paddle.bmm(on_tail, kept.tail_v)
-        out = out.reshape([groups, kv_heads, samples, repeat, head_dim]).transpose([0, 2, 1, 3, 4])
-        return out.reshape([groups * samples, width])
+            on_prompt = fast_ops.baddbmm(cache.prefix_mask, by_group, kept.prefix_k)
+        on_tail = fast_ops.baddbmm(cache.tail_mask, fast_ops.reshape(q, [rows, repeat, size]), kept.tail_k)
+        scores = fast_ops.concat([fast_ops.reshape(on_prompt, [rows, repeat, prompt]), on_tail], 2)
+        on_prompt, on_tail = fast_ops.split(fast_ops.softmax(scores), [prompt, columns], 2)
+        out = fast_ops.reshape(fast_ops.bmm(on_tail, kept.tail_v), [batch, samples * repeat, size])
+        on_prompt = fast_ops.reshape(on_prompt, [batch, samples * repeat, prompt])
+        out = fast_ops.baddbmm(out, on_prompt, kept.prefix_v)
+        out = fast_ops.transpose(fast_ops.reshape(out, [groups, kv_heads, samples, repeat, size]), [0, 2, 1, 3, 4])
+        return fast_ops.reshape(out, [groups * samples, kv_heads * repeat * size])
