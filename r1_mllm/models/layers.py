@@ -67,7 +67,9 @@ class SwiGLU(nn.Layer):
         self.down = Linear(intermediate, width, bias)
 
     def forward(self, x: paddle.Tensor, residual: paddle.Tensor) -> paddle.Tensor:
-        return self.down(kernels.swiglu(self.gate_up(x)), residual)
+        if self.down.bias is not None:
+            residual = residual + self.down.bias
+        return kernels.gated_mlp(x, self.gate_up.weight, self.down.weight, residual, self.gate_up.bias)
 
 
 class QuickGELU(nn.Layer):

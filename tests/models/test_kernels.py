@@ -24,6 +24,15 @@ def gradients(function, *arrays):
 RNG = np.random.default_rng(3)
 X, WEIGHT, BIAS = RNG.normal(size=(5, 6)), RNG.normal(size=(6, 4)), RNG.normal(size=4)
 
+MLP = RNG.normal(size=(6, 8)), RNG.normal(size=(4, 6)), RNG.normal(size=(5, 6))
+
+
+def plain_mlp(x, gate_up, down, residual, bias=None):
+    both = paddle.matmul(x, gate_up)
+    both = both if bias is None else both + bias
+    return residual + paddle.matmul(paddle.nn.functional.silu(both[:, :4]) * both[:, 4:], down)
+
+
 CASES = {
     "linear": (kernels.linear, lambda x, w, b: paddle.matmul(x, w) + b, (X, WEIGHT, BIAS)),
     "linear_residual": (kernels.linear, lambda x, w, r: paddle.matmul(x, w) + r, (X, WEIGHT, RNG.normal(size=(5, 4)))),
@@ -32,16 +41,8 @@ CASES = {
         lambda x, w: kernels._rms_norm_plain(x, w, 1e-2),
         (X, RNG.normal(size=6)),
     ),
-    "swiglu": (
-        kernels.swiglu,
-        lambda g: paddle.nn.functional.silu(g[:, :3]) * g[:, 3:],
-        (X,),
-    ),
-    "masked_scores": (
-        lambda q, k: kernels.masked_scores(paddle.ones([2, 3, 5]), q, k),
-        lambda q, k: paddle.ones([2, 3, 5]) + paddle.matmul(q, k),
-        (RNG.normal(size=(2, 3, 4)), RNG.normal(size=(2, 4, 5))),
-    ),
+    "gated_mlp": (kernels.gated_mlp, plain_mlp, (X, *MLP)),
+    "gated_mlp_bias": (kernels.gated_mlp, plain_mlp, (X, *MLP, RNG.normal(size=8))),
 }
 
 
