@@ -6,6 +6,21 @@
 
 from pathlib import Path
 
+import pytest
+
+KINDS = (
+    *("config_layouts", "e2e", "grpo", "images", "models"),
+    *("pathological", "rewards", "tokenizer", "train_steps", "video"),
+)
+
+
+def pytest_configure(config):
+    """Refuse a folder without cases: skipping everything would look like success."""
+    root = Path(config.getoption("--golden-root"))
+    if not any(case_dirs(root, kind) for kind in KINDS):
+        raise pytest.UsageError(f"--golden-root {root}: no golden cases there (KIND/case.json or KIND/NAME/case.json)")
+
+
 def case_dirs(root: Path, kind: str) -> list[Path]:
     """Find the case folders of a kind: DIR/kind/case.json or DIR/kind/<name>/case.json."""
     top = root / kind
