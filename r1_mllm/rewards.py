@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What completions earn: one function per reward, a group in, [G] float64 out.
 
-Shape letter: G completions of a group.  A reward is NaN for a completion it cannot judge; such a completion has no
-total and is left out of the group's mean.  A reward that is NaN for the whole group does not apply to that task.
+Shape letter: G completions of a group.  A reward is NaN for a completion it cannot judge, and then the others alone
+make its total.  A completion that no reward judges has no total and is left out of the group's mean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import logging
 import math
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def json_box(group: Group, config: RewardConfig) -> np.ndarray:
 def length(group: Group, config: RewardConfig) -> np.ndarray:
     """Pay right answers for being short, 1 down to 0.5, and charge wrong ones for it, -0.5 up to 0: [G] on a cosine."""
     grade_all(group, config)
-    shares = [min(len(done.ids) / config.length_limit, 1.0) for done in group.completions]
+    limit = _length_limit(config)
+    shares = [min(len(done.ids) / limit, 1.0) for done in group.completions]
     falls = [(1 + math.cos(math.pi * share)) / 2 for share in shares]  # 1 for an empty completion, 0 at the limit
     return np.array([0.5 + 0.5 * f if g.correct else -0.5 * f for f, g in zip(falls, group.grades, strict=True)])
 
@@ -82,9 +84,15 @@ def repetition(group: Group, config: RewardConfig) -> np.ndarray:
 
 def overlong(group: Group, config: RewardConfig) -> np.ndarray:
     """Charge length near the limit: 0 until overlong_buffer tokens before it, then linearly to -1 at it: [G]."""
-    start = config.length_limit - config.overlong_buffer
+    start = _length_limit(config) - config.overlong_buffer
     over = np.array([len(done.ids) - start for done in group.completions], dtype=np.float64)
     return -np.clip(over / max(config.overlong_buffer, 1), 0.0, 1.0)
+
+
+def _length_limit(config: RewardConfig) -> int:
+    if config.length_limit is None:
+        raise ValueError("the rewards length and overlong need a limit: set length_limit")
+    return config.length_limit
 
 
 REWARDS: dict[str, RewardFunction] = {
@@ -134,9 +142,15 @@ class UserReward:
         too_many = len(self._recent) == _WINDOW and sum(self._recent) > _MAX_FAILED_SHARE * _WINDOW
         if self.calls == self.failures or too_many:
             raise ValueError(
-                f"reward {self.name!r} raised {type(error).__name__}: {error} "
+                f"reward {self.name!r} raised {type(error).__name__}: {error}{_place(error)} "
                 f"({sum(self._recent)} of its last {len(self._recent)} calls failed)"
             ) from error
+
+
+def _place(error: Exception) -> str:
+    """Say where in the user's code an exception was raised."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is the call here
+    return f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def load_reward(name: str) -> RewardFunction:
@@ -162,7 +176,8 @@ def load_reward(name: str) -> RewardFunction:
 def score(
     group: Group, funcs: Sequence[RewardFunction] | Mapping[str, RewardFunction], config: RewardConfig
 ) -> Counter[str]:
-    """Fill `group.grades`, `group.parts` and `group.rewards` (weighted sum, NaN for completions to leave out).
+    """Fill `group.grades`, `group.parts` and `group.rewards`: the weighted sum of those that judged a completion,
+    NaN for a completion that none did.
 
     Args:
         funcs: by name, or in the order of `config.reward_funcs`.
@@ -176,15 +191,14 @@ def score(
         raise ValueError(f"{len(weights)} reward_weights for {len(named)} reward_funcs; give one weight per reward")
     num = len(group.completions)
     grade_all(group, config)
-    total, applied, counts = np.zeros(num), False, Counter(f"decided_by/{g.decided_by}" for g in group.grades)
+    total, judged = np.zeros(num), np.zeros(num, bool)
+    counts = Counter(f"decided_by/{g.decided_by}" for g in group.grades)
     for (name, function), weight in zip(named.items(), weights, strict=True):
         part = group.parts[name] = _checked(name, function(group, config), num)
         missing = np.isnan(part)
-        if missing.all():
-            continue
-        counts[f"{name}/not_scored"] += int(missing.sum())
-        total, applied = total + weight * part, True
-    group.rewards = total if applied else np.full(num, np.nan)
+        counts[f"{name}/not_scored"] = int(missing.sum())
+        total, judged = total + weight * np.where(missing, 0.0, part), judged | ~missing
+    group.rewards = np.where(judged, total, np.nan)
     return +counts
 
 

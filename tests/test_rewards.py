@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from r1_mllm import rewards
-from r1_mllm.config import RewardConfig
+from r1_mllm.config import GrpoConfig, RewardConfig, RolloutConfig
+from r1_mllm.objectives.advantages import group_relative
 from r1_mllm.records import Completion, Example, Group, Prompt, View
 
 TAGGED = "<think>t</think><answer>{}</answer>"
@@ -76,13 +77,31 @@ def test_repetition_counts_runs_seen_before():
     assert rewards.repetition(made, RewardConfig(repetition_ngram=2)) == pytest.approx([0, -0.6, 0])
 
 
-def test_unscored_completions_are_left_out_and_counted(tmp_path):
-    earn = write_reward(tmp_path, "def earn(group):\n    return [None, float('nan'), float('inf'), 1]\n")
-    config = RewardConfig(reward_funcs=("accuracy", "mine"))
-    made = group([TAGGED.format(3)] * 4)
+def test_a_reward_that_abstains_is_left_out_of_that_total_and_counted(tmp_path):
+    earn = write_reward(tmp_path, "def earn(group):\n    return [None, float('nan'), float('inf'), 3]\n")
+    config = RewardConfig(reward_funcs=("accuracy", "mine"), reward_weights=(2.0, 0.5))
+    made = group([TAGGED.format(n) for n in (3, 4, 3, 3)])
     counts = rewards.score(made, {"accuracy": rewards.accuracy, "mine": earn}, config)
-    assert np.isnan(made.rewards[:3]).all() and made.rewards[3] == 2.0
+    assert made.rewards.tolist() == [2.0, 0.0, 2.0, 3.5]
     assert counts["mine/not_scored"] == 3
+
+
+def test_a_completion_that_no_reward_judges_has_no_total_and_no_advantage(tmp_path):
+    earn = write_reward(tmp_path, "def earn(group):\n    return [None, 1.0, 5.0]\n")
+    made = group(["a", "b", "c"])
+    rewards.score(made, {"mine": earn}, RewardConfig(reward_funcs=("mine",)))
+    assert np.isnan(made.rewards[0]) and made.rewards[1:].tolist() == [1.0, 5.0]
+    advantages = group_relative(made.rewards[None], scale="none")
+    assert advantages.tolist() == [[0.0, -2.0, 2.0]]
+
+
+def test_the_length_rewards_end_at_the_completion_limit_unless_told_otherwise():
+    config = GrpoConfig(rollout=RolloutConfig(max_completion_length=80))
+    assert config.settled_reward.length_limit == 80
+    config = GrpoConfig(reward=RewardConfig(length_limit=50))
+    assert config.settled_reward.length_limit == 50
+    with pytest.raises(ValueError, match="set length_limit"):
+        rewards.overlong(group(["a"]), RewardConfig())
 
 
 @pytest.mark.parametrize(
@@ -102,7 +121,7 @@ def test_a_wrong_result_is_refused_by_name(tmp_path, returned, message):
 
 def test_a_reward_that_always_raises_stops_the_run(tmp_path):
     earn = write_reward(tmp_path, "def earn(group):\n    return group.no_such_thing\n")
-    with pytest.raises(ValueError, match="AttributeError"):
+    with pytest.raises(ValueError, match=r"AttributeError: .* at .*mine\.py:2 "):
         earn(group(["a"]), RewardConfig())
 
 

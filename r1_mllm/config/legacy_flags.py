@@ -28,12 +28,15 @@ RENAMED = {
     "gradient_checkpointing": "recompute",
     "image_folders": "image_root",
     "lr": "learning_rate",
+    "missing_images": "data_policy",
     "task_type": "task",
 }
 """Another program's name -> ours, same values."""
 
 VALUES = {
     ("attn_implementation", "sdpa"): "auto",
+    ("data_policy", "error"): "strict",
+    ("data_policy", "skip"): "quarantine",
     ("resume_from_checkpoint", "true"): "auto",
     ("resume_from_checkpoint", "false"): "never",
     ("resume_from_checkpoint", "none"): "auto",

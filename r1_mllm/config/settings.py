@@ -99,8 +99,8 @@ class RewardConfig:
     iou_threshold: float = 0.5
     verify_timeout: float = 2.0
     """Seconds one math comparison may take."""
-    length_limit: int = 256
-    """Tokens at which the rewards `length` and `overlong` reach their end; max_completion_length, as a rule."""
+    length_limit: int | None = None
+    """Tokens at which the rewards `length` and `overlong` reach their end; None: max_completion_length."""
     overlong_buffer: int = 64
     """Tokens before length_limit over which `overlong` falls from 0 to -1."""
     repetition_ngram: int = 4
@@ -174,6 +174,12 @@ class GrpoConfig:
         problems = list(_problems(self))
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def settled_reward(self) -> RewardConfig:
+        """`reward` with its length_limit filled in."""
+        limit = self.reward.length_limit or self.rollout.max_completion_length
+        return dataclasses.replace(self.reward, length_limit=limit)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,11 @@ def test_values_of_other_programs_are_translated():
     assert grpo("--resume_from_checkpoint", "True").training.resume_from_checkpoint == "auto"
 
 
+def test_missing_images_is_another_name_of_the_data_policy():
+    assert grpo("--missing_images", "skip").data.data_policy == "quarantine"
+    assert grpo("--missing_images=error").data.data_policy == "strict"
+
+
 def test_yaml_numbers_mean_what_they_say_and_typed_flags_win(tmp_path, monkeypatch):
     monkeypatch.setenv("R1_TEST_VALUE", "before")
     file = tmp_path / "run.yaml"
