@@ -159,10 +159,12 @@ def _list_rows(path: Path, report: OnBad) -> Iterator[tuple[Row, str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: {_cause(error)}") from error
     at, line = _skip_blank(text, text.index("[") + 1), 1
-    counted = 0
+    counted = number = last_line = 0
     while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        where = f"{path}:{line}"
+        line, counted, number = line + text.count("\n", counted, at), at, number + 1
+        # json.dump writes all rows into one line unless told otherwise.
+        where = f"{path}:{line}" + (f" (row {number})" if line == last_line else "")
+        last_line = line
         row, at = _element(text, at, where)
         try:
             yield _checked(row), where

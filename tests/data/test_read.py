@@ -18,7 +18,12 @@ def places(path, **options):
 
 def test_a_json_list_tells_the_line_of_every_row(tmp_path):
     path = write(tmp_path / "a.json", '[\n {"a": 1}, {"a": "x\\n"},\n\n {"a": 3}\n]\n')
-    assert places(path) == [({"a": 1}, "2"), ({"a": "x\n"}, "2"), ({"a": 3}, "4")]
+    assert places(path) == [({"a": 1}, "2"), ({"a": "x\n"}, "2 (row 2)"), ({"a": 3}, "4")]
+
+
+def test_rows_of_one_line_are_told_apart(tmp_path):
+    path = write(tmp_path / "a.json", '[{"a": 1}, {"a": 2},\n {"a": 3}, {"a": 4}]')
+    assert [place for _, place in places(path)] == ["1", "1 (row 2)", "2", "2 (row 4)"]
 
 
 def test_an_empty_json_list_has_no_rows(tmp_path):

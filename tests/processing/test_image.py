@@ -150,6 +150,22 @@ def test_half_a_file_is_an_error_with_its_cause(kind):
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_half_a_file_is_noticed_while_its_size_is_read(kind, tmp_path):
+    content = encoded(noise(), kind)
+    assert image_size(content) == (92, 60)
+    path = tmp_path / "cut.bin"
+    path.write_bytes(content[: len(content) // 2])
+    for source in (str(path), path.read_bytes()):
+        with pytest.raises(ValueError, match=r"^[^:]*(cut\.bin|bytes): [^/]+$"):
+            image_size(source)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_padding_behind_a_picture_does_no_harm(kind):
+    assert image_size(encoded(noise(), kind) + b"\0" * 500) == (92, 60)
+
+
 def test_errors_name_the_file(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture")
