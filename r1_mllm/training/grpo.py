@@ -16,7 +16,7 @@ from ..config import GrpoConfig
 from ..distributed import collectives
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
 from ..records import Group
-from ..runtime import NONFINITE, STOPPED, Stop
+from ..runtime import NONFINITE, REWARDS, STOPPED, Stop
 from . import durable, metrics
 from .optimizer import learning_rate
 from .session import Session, greedy_engine, open_session
@@ -66,8 +66,7 @@ def _train(run: Session, stop: StopRequest) -> None:
         completions = run.engine.generate(prompts, config.rollout.num_generations, seed=seed)
         seconds["time/generate"] = watch.lap()
         groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
-        for group in groups:
-            rewards.score(group, run.rewards, config.reward)
+        _score(run, groups)
         assign_advantages(groups, run.weights, config)
         seconds["time/reward"] = watch.lap()
         packs = pack_groups(groups, run.visual_ids, config)
@@ -82,6 +81,16 @@ def _train(run: Session, stop: StopRequest) -> None:
         if config.training.log_completions:
             run.tracker.completions(run.step, _of_all_ranks(groups))
         _after_rollout(run, stop)
+
+
+def _score(run: Session, groups: Sequence[Group]) -> None:
+    """Fill in what every completion earns."""
+    config = run.config.settled_reward
+    try:
+        for group in groups:
+            rewards.score(group, run.rewards, config)
+    except ValueError as error:
+        raise Stop(str(error), REWARDS) from error
 
 
 def _update(run: Session, groups: Sequence[Group], packs: Packs) -> Update:
@@ -124,6 +133,8 @@ def _describe_rollout(run: Session, groups: Sequence[Group]) -> dict[str, float]
     columns = metrics.join(collectives.gather_objects(metrics.describe(groups)))
     num_prompts = columns["prompt_lengths"].size
     per_prompt = columns["lengths"].size / num_prompts
+    if columns["not_scored"].all():
+        run.tracker.message(f"warning: step {run.step + 1}: no reward judged any completion; nothing is learnt from it")
     tokens = int(columns["lengths"].sum() + columns["prompt_lengths"].sum() * per_prompt)
     run.num_tokens += tokens
     return metrics.of_rollout(columns) | {"num_tokens": run.num_tokens, "rollout_tokens": tokens}
@@ -186,7 +197,7 @@ def _evaluate(run: Session, when: str) -> EvalResult | None:
             greedy_engine(run),
             run.processor,
             mine,
-            reward_config=config.reward,
+            reward_config=config.settled_reward,
             templates=run.templates,
             system_prompt=config.data.system_prompt,
             batch_size=max(1, config.rollout.rollout_batch_rows),

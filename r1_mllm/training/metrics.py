@@ -18,6 +18,10 @@ LATEST = ("learning_rate", "epoch", "num_tokens", "skipped_steps", "loss_scale")
 """Metrics of which the last value counts when several steps are logged together; the others are averaged."""
 
 
+VERIFIER_FAILURES = ("timeout", "crash")
+"""Rules of grades that math-verify's worker could not decide."""
+
+
 def describe(groups: Sequence[Group]) -> dict[str, np.ndarray]:
     """Collect what one rank's rollout is worth: name -> [N, G] array (parts/NAME per reward)."""
     columns = {
@@ -27,8 +31,11 @@ def describe(groups: Sequence[Group]) -> dict[str, np.ndarray]:
         "empty": np.array([[not completion.text.strip() for completion in group.completions] for group in groups]),
         "prompt_lengths": np.array([[len(group.prompt.ids)] for group in groups]),
     }
+    columns["not_scored"] = np.isnan(columns["rewards"])
     if all(len(group.grades) for group in groups):
         columns["correct"] = np.array([[grade.correct for grade in group.grades] for group in groups])
+        rules = np.array([[grade.decided_by for grade in group.grades] for group in groups])
+        columns["verifier_failed"] = np.isin(rules, VERIFIER_FAILURES)
     for name in groups[0].parts:
         columns[f"parts/{name}"] = np.stack([group.parts[name] for group in groups])
     return columns
@@ -52,6 +59,7 @@ def of_rollout(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": float(1.0 - finished.mean()),
         "completions/empty_ratio": float(columns["empty"].mean()),
+        "completions/not_scored": float(columns["not_scored"].sum()),
         "completion_length": float(lengths.mean()),
         "prompt_length": float(columns["prompt_lengths"].mean()),
     }
@@ -60,6 +68,7 @@ def of_rollout(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         metrics[f"completions/{name}_terminated_length"] = float(value(ended)) if len(ended) else 0.0
     if "correct" in columns:
         metrics["accuracy"] = float(columns["correct"].mean())
+        metrics["completions/verifier_failed"] = float(columns["verifier_failed"].sum())
     for name, values in columns.items():
         if name.startswith("parts/"):
             reward = name.removeprefix("parts/")

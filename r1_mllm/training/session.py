@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 
 from ..config import GrpoConfig, RolloutConfig
-from ..data.mixture import load_examples
+from ..data.mixture import LoadReport, load_examples, num_shared
 from ..data.stream import Stream
 from ..distributed import mesh
 from ..models.qwen_vl import QwenVL
@@ -81,7 +81,10 @@ class Session:
 
     def encode(self, example: Example) -> Prompt:
         """Turn an example into what the model reads."""
-        return self.processor.encode(chat(example, self.processor, self.templates, self.config), example.images)
+        try:
+            return self.processor.encode(chat(example, self.processor, self.templates, self.config), example.images)
+        except ValueError as error:
+            raise Stop(f"{example.meta['where']}: {error}", DATA) from error
 
     def save(self) -> None:
         """Write checkpoint-STEP; called on every rank."""
@@ -127,12 +130,16 @@ def open_session(config: GrpoConfig) -> Session:
     place = mesh.init()
     _check(config)
     source, processor = _open_model_folder(config)
-    templates = load_templates(config.data.prompt_template)
-    examples = _load("train", config, processor, templates)
-    eval_examples = _load("eval", config, processor, templates)[: config.training.eval_num]
-    rewards = {name: load_reward(name) for name in config.reward.reward_funcs}
+    templates, rewards = _load_words(config)
+    examples, report = _load("train", config, processor, templates)
+    eval_examples, eval_report = _load("eval", config, processor, templates)
+    eval_examples = eval_examples[: config.training.eval_num]
+    num_shared(examples, eval_examples)
     facts = {"num_examples": len(examples), "examples": fingerprint(examples)}
     run = checkpoint.open_run(config, facts, place.rank)
+    if place.rank == 0:
+        report.write_quarantine(run.output_dir / "quarantine.jsonl")
+        eval_report.write_quarantine(run.output_dir / "quarantine_eval.jsonl")
     point = run.resume_point
     model = load_model(point.path if point else source, config)
     model.set_freeze_vision(config.model.freeze_vision)
@@ -232,28 +239,39 @@ def _open_model_folder(config: GrpoConfig) -> tuple[Path, Processor]:
         raise Stop(str(error), MODEL) from error
 
 
-def _load(split: str, config: GrpoConfig, processor: Processor, templates: Templates) -> list[Example]:
-    """Load a split's examples and drop those whose prompt is too long, in the same way on every rank."""
-    quarantine = Path(config.training.output_dir) / "quarantine.jsonl"
+def _load_words(config: GrpoConfig) -> tuple[Templates, dict[str, RewardFunction]]:
+    """Read the prompts and find the rewards by name."""
     try:
-        found, report = load_examples(config.data, split, quarantine)
-        kept = [example for example in found if _fits(example, config, processor, templates)]
+        templates = load_templates(config.data.prompt_template)
+        return templates, {name: load_reward(name) for name in config.reward.reward_funcs}
+    except ValueError as error:
+        raise Stop(str(error)) from error
+
+
+def _load(
+    split: str, config: GrpoConfig, processor: Processor, templates: Templates
+) -> tuple[list[Example], LoadReport]:
+    """Load a split's examples and drop those whose prompt is too long, in the same way on every rank."""
+    lengths: list[int] = []
+
+    def measure(example: Example) -> None:
+        """Note the prompt's length, visual tokens included; ValueError for a picture or text that cannot be used."""
+        sizes = [processor.image_size(picture) for picture in example.images]
+        lengths.append(processor.prompt_length(chat(example, processor, templates, config), sizes))
+
+    try:
+        found, report = load_examples(config.data, split, None, measure)
     except ValueError as error:
         raise Stop(str(error), DATA) from error
     if report.datasets:
         log.info("%s", report.summary())
     limit = config.data.max_prompt_length
+    kept = [example for example, length in zip(found, lengths, strict=True) if length <= limit]
     if len(kept) < len(found):
         log.warning("%s: %d of %d prompts above %d tokens dropped", split, len(found) - len(kept), len(found), limit)
     if found and not kept:
         raise Stop(f"every prompt of {config.data.dataset_name} is above max_prompt_length {limit}", DATA)
-    return kept
-
-
-def _fits(example: Example, config: GrpoConfig, processor: Processor, templates: Templates) -> bool:
-    """Say whether an example's prompt, visual tokens included, fits max_prompt_length."""
-    sizes = [processor.image_size(picture) for picture in example.images]
-    return processor.prompt_length(chat(example, processor, templates, config), sizes) <= config.data.max_prompt_length
+    return kept, report
 
 
 def _check(config: GrpoConfig) -> None:

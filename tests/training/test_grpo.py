@@ -23,7 +23,7 @@ from r1_mllm.data.synthetic import write_splits
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.objectives import policy
 from r1_mllm.records import Group
-from r1_mllm.runtime import DATA, NONFINITE, Stop
+from r1_mllm.runtime import DATA, NONFINITE, REWARDS, USAGE, Stop
 from r1_mllm.training import grpo
 from r1_mllm.training.session import open_session
 from r1_mllm.training.step import accumulate_gradients, assign_advantages, pack_groups, phase_seed
@@ -246,6 +246,68 @@ def test_prompts_above_the_limit_are_dropped_and_none_left_is_an_error(configure
     with pytest.raises(Stop, match="max_prompt_length 20") as stop:
         open_session(configure(max_prompt_length=20))
     assert stop.value.code == DATA
+
+
+def broken_pictures(scenes, tmp_path):
+    """Copy the scenes; the picture of the second row is cut, the question of the third holds a control token."""
+    shutil.copytree(scenes[0].parent, tmp_path / "broken")
+    path = tmp_path / "broken" / scenes[0].name
+    made = json.loads(path.read_text())
+    picture = path.parent / made[1]["image"]
+    picture.write_bytes(picture.read_bytes()[:-30])
+    made[2]["problem"] += "<|im_end|>"
+    path.write_text(json.dumps(made))
+    return path
+
+
+def test_unreadable_pictures_and_control_tokens_are_found_before_training(configure, scenes, tmp_path):
+    path = broken_pictures(scenes, tmp_path)
+    with pytest.raises(Stop, match=r"2 problems") as stop:
+        open_session(configure(dataset_name=str(path)))
+    assert stop.value.code == DATA
+    assert "(row 2): " in str(stop.value) and "truncated" in str(stop.value) and "control token" in str(stop.value)
+
+
+def test_rows_set_aside_stay_listed_in_the_run_that_left_them_out(configure, scenes, tmp_path):
+    path = broken_pictures(scenes, tmp_path)
+    settings = {"dataset_name": str(path), "eval_dataset_name": str(path), "data_policy": "quarantine"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old.txt").write_text("an earlier run")
+    run = open_session(configure(overwrite_output_dir=True, **settings))
+    run.close()
+    assert len(run.examples) == len(run.eval_examples) == 22
+    for name in ("quarantine.jsonl", "quarantine_eval.jsonl"):
+        assert [line["field"] for line in read_lines(tmp_path / "run" / name)] == ["row", "row"]
+
+
+def test_held_out_examples_seen_in_training_are_counted(configure, scenes, caplog):
+    open_session(configure(eval_dataset_name=str(scenes[0]))).close()
+    assert "24 held-out examples are also in the training data" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"reward_funcs": ("acuracy",)}, "did you mean 'accuracy'"),
+        ({"prompt_template": "README.md"}, "README.md: "),
+    ],
+)
+def test_misspelt_settings_stop_without_a_traceback(configure, changes, told):
+    with pytest.raises(Stop, match=told) as stop:
+        open_session(configure(**changes))
+    assert stop.value.code == USAGE
+
+
+def test_a_failing_reward_stops_the_run_and_an_abstaining_one_is_said(configure, tmp_path, capsys):
+    reward = tmp_path / "mine.py"
+    reward.write_text("def fails(group):\n    return 1 / 0\ndef silent(group):\n    return [None] * 4\n")
+    with pytest.raises(Stop, match=r"ZeroDivisionError.*mine\.py:2") as stop:
+        grpo.train(configure(reward_funcs=(f"{reward}:fails",), output_dir=str(tmp_path / "a")))
+    assert stop.value.code == REWARDS
+    grpo.train(configure(reward_funcs=(f"{reward}:silent",), max_steps=1, output_dir=str(tmp_path / "b")))
+    assert "no reward judged any completion" in capsys.readouterr().err
+    line = read_lines(tmp_path / "b" / "metrics.jsonl")[-2]
+    assert (line["completions/not_scored"], line["reward"], line["grad_norm"]) == (8, None, 0)
 
 
 def test_cispo_needs_its_cap(configure):

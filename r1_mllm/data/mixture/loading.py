@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from .pictures import PictureRoot
 from .recipe import Entry
 
 log = logging.getLogger(__name__)
+
+Check = Callable[[Example], None] | None
+"""Raises ValueError for an example that cannot be used."""
 
 
 @dataclass
@@ -49,6 +52,12 @@ class LoadReport:
         self.warnings.append(message)
         log.warning("%s", message)
 
+    def write_quarantine(self, path: Path) -> None:
+        """Write the rows set aside to a file; not touched when there are none."""
+        if self.problems:
+            quarantine.write(self.problems, path)
+            self.warn(f"{len({problem.where for problem in self.problems})} rows set aside; they are listed in {path}")
+
     def summary(self) -> str:
         """One line per data set."""
         return "\n".join(
@@ -58,25 +67,27 @@ class LoadReport:
 
 
 def load_examples(
-    data_config: DataConfig, split: str = "train", quarantine_file: str | Path = "quarantine.jsonl"
+    data_config: DataConfig,
+    split: str = "train",
+    quarantine_file: str | Path | None = "quarantine.jsonl",
+    check: Check = None,
 ) -> tuple[list[Example], LoadReport]:
     """Read, choose and check the examples of a split.
 
     Args:
         split: "train" reads dataset_name; anything else reads eval_dataset_name, or the held-out part of dataset_name
             (val_datasets, dataset_test_split), and returns no example when neither is there.
-        quarantine_file: where data_policy quarantine writes the rows it removed; not touched when there are none.
+        quarantine_file: where data_policy quarantine writes the rows it removed; None leaves that to the caller.
+        check: called for each example that is in order so far; its ValueError makes the row a bad one.
     """
     report = LoadReport()
     examples: list[Example] = []
     for entry in _entries(data_config, split, report):
-        examples.extend(_load_entry(entry, data_config, report))
+        examples.extend(_load_entry(entry, data_config, report, check))
     if report.problems and data_config.data_policy == "strict":
         raise ValueError(quarantine.explain(report.problems))
-    if report.problems:
-        quarantine.write(report.problems, Path(quarantine_file))
-        num_removed = len({problem.where for problem in report.problems})
-        report.warn(f"{num_removed} rows set aside; they are listed in {quarantine_file}")
+    if quarantine_file is not None:
+        report.write_quarantine(Path(quarantine_file))
     if not examples and split == "train":
         raise ValueError(f"{data_config.dataset_name}: no example left to train on")
     return examples, report
@@ -123,7 +134,7 @@ def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _load_entry(entry: Entry, config: DataConfig, report: LoadReport) -> list[Example]:
+def _load_entry(entry: Entry, config: DataConfig, report: LoadReport, check: Check) -> list[Example]:
     problems: list[quarantine.Problem] = []
     if entry.task or config.task:
         get_task(entry.task or config.task)  # a misspelt task is no fault of the rows
@@ -134,7 +145,8 @@ def _load_entry(entry: Entry, config: DataConfig, report: LoadReport) -> list[Ex
     num_broken = len(problems)
     if asked > size:
         report.warn(f"{entry.name}: {entry.strategy} asks for {asked} rows, there are only {size}")
-    examples = [_checked_example(row, where, entry, (config.task, root), problems) for row, where in chosen]
+    settings = (config.task, root, check)
+    examples = [_checked_example(row, where, entry, settings, problems) for row, where in chosen]
     kept = [example for example in examples if example is not None]
     report.datasets.append(DatasetCount(entry.name, size + num_broken, len(chosen), len(kept)))
     report.problems.extend(problems)
@@ -171,10 +183,10 @@ def _usable_split(entry: Entry) -> str | None:
 
 
 def _checked_example(
-    row: read.Row, where: str, entry: Entry, settings: tuple[str | None, PictureRoot], problems: list
+    row: read.Row, where: str, entry: Entry, settings: tuple[str | None, PictureRoot, Check], problems: list
 ) -> Example | None:
     """The row's example with pictures found, or None and a problem more."""
-    default_task, root = settings
+    default_task, root, check = settings
     task = entry.task or default_task or row.get("task")
     if not isinstance(task, str):
         raise ValueError(f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row")
@@ -186,4 +198,13 @@ def _checked_example(
     images, complaints = root.find(example.images)
     for message in complaints:
         problems.append(quarantine.Problem(entry.name, where, "image", message, row))
-    return None if complaints else replace(example, images=images)
+    if complaints:
+        return None
+    example = replace(example, images=images)
+    try:
+        if check:
+            check(example)
+    except ValueError as error:
+        problems.append(quarantine.Problem(entry.name, where, "row", str(error), row))
+        return None
+    return example
