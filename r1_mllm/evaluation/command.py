@@ -188,10 +188,26 @@ def _evaluate_set(
         print(f"{len(partial.rows)} rows are answered already; going on from there")
     remaining = data_set.examples[len(partial.rows) :]
     if remaining:
+        _answer_all(config, remaining, templates, loaded, partial)
+    result = summarise(partial.rows)
+    settings = dataclasses.asdict(config)
+    result.write(
+        path, dataset=data_set.name, task=data_set.task, dtype=loaded.dtype, settings=settings, fingerprint=key
+    )
+    partial.remove()
+    print(f"Results saved to {path}")
+    return result
+
+
+def _answer_all(
+    config: EvalConfig, examples: Sequence[Example], templates: Templates, loaded: Any, partial: PartialResults
+) -> None:
+    """Answer and grade the examples; rows are kept as they come."""
+    try:
         evaluate(
             loaded.engine,
             loaded.processor,
-            remaining,
+            examples,
             reward_config=RewardConfig(iou_threshold=config.iou_threshold),
             on_rows=partial.add,
             progress=True,
@@ -202,14 +218,8 @@ def _evaluate_set(
             templates=templates,
             system_prompt=config.system_prompt,
         )
-    result = summarise(partial.rows)
-    settings = dataclasses.asdict(config)
-    result.write(
-        path, dataset=data_set.name, task=data_set.task, dtype=loaded.dtype, settings=settings, fingerprint=key
-    )
-    partial.remove()
-    print(f"Results saved to {path}")
-    return result
+    except ValueError as error:  # a picture or text that cannot be used; the rows before it are kept
+        raise runtime.Stop(str(error), runtime.DATA) from error
 
 
 def results_path(config: EvalConfig, data_set: DataSet) -> Path:

@@ -231,6 +231,20 @@ def test_wrong_input_ends_with_one_message_and_an_exit_code(project, capsys):
         assert told in capsys.readouterr().err
 
 
+def test_a_cut_picture_ends_with_one_message_and_keeps_the_rows_before_it(project, capsys):
+    folder = project / "data/rec_jsons_processed"
+    picture = project / "data/coco/train2014/COCO_train2014_000000000003.jpg"
+    picture.write_bytes(picture.read_bytes()[:-40])
+    words = ["--model_path", str(CHECKPOINT), "--data_root", str(folder), "--image_root", str(project / "data/coco")]
+    words += ["--test_datasets", "refcoco_val", "--batch_size", "1", "--logs_dir", str(project / "logs")]
+    with pytest.raises(SystemExit) as stop:
+        main("", [*words, "--max_new_tokens", "2"], words=["--task=rec"])
+    assert stop.value.code == runtime.DATA
+    assert "refcoco_val.json:1 (row 3): " in capsys.readouterr().err
+    (kept,) = (project / "logs").glob("*.partial.jsonl")
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == 1 + 2
+
+
 def test_results_files_keep_their_names():
     data_set = DataSet("refcoco_val", Path("x.json"), "rec", [], 0)
     config = EvalConfig(model_path="a/Some-Model", method="baseline", steps=7)
