@@ -3,7 +3,8 @@
 # Plain POSIX shell.  The caller's working directory stays; relative paths mean what they mean to the user.
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-needed="paddle setuptools numpy safetensors tokenizers jinja2 PIL yaml pyarrow math_verify tyro tqdm visualdl matplotlib"
+needed="paddle setuptools numpy safetensors tokenizers huggingface_hub jinja2 PIL yaml pyarrow math_verify tyro tqdm"
+needed="$needed visualdl matplotlib"
 needed_for_tests="pytest pytest_timeout hypothesis ruff sklearn"
 gpu_index="https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 
