@@ -108,6 +108,14 @@ def test_clipping_is_pessimistic_on_both_sides():
     assert value(half, -1.0) == (pytest.approx(0.9), 0.0)
 
 
+def test_cispo_weighs_the_gradient_with_the_capped_ratio_and_takes_none_through_it():
+    config = ObjectiveConfig(loss_type="cispo", beta=0.0, epsilon_high=1.5)
+    batch = packed([0, 0], [1, 1], [-0.7, -0.7], [2.0, -1.0])
+    value, gradient = evaluate([-0.7 + math.log(3), -0.7 + math.log(1.2)], batch, config, policy.Counts(4, 1, 1))
+    assert gradient == pytest.approx([-1.5 * 2.0 / 4, 1.2 * 1.0 / 4])
+    assert value == pytest.approx((-1.5 * 2.0 * (-0.7 + math.log(3)) + 1.2 * (-0.7 + math.log(1.2))) / 4)
+
+
 @pytest.mark.parametrize("poison", [900.0, float("inf"), float("nan")])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "cispo"])

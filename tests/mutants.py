@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Break one line of a numerical module at a time: `python tests/mutants.py [WORD]` says which breaks no test notices.
+
+Each mutant is a copy of the package with one line changed; the tests named beside it must turn red.  WORD chooses the
+mutants whose file or text holds it.  Exit code 1 when one survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+ADVANTAGES, POLICY = "tests/objectives/test_advantages.py", "tests/objectives/test_policy.py"
+CONFORMANCE = "tests/training/test_conformance.py"
+
+
+class Mutant(NamedTuple):
+    """A file of the package, a text that stands in it once, what replaces it, and the tests that must notice."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant("objectives/advantages.py", "np.maximum(count - 1, 1))\n", "np.maximum(count, 1))\n", ADVANTAGES),
+    Mutant("objectives/advantages.py", "low <= SAME * size", "low < 0", ADVANTAGES),
+    Mutant("objectives/advantages.py", "centred * count /", "centred *", ADVANTAGES),
+    Mutant("objectives/advantages.py", "np.nansum(parts * weights", "np.sum(parts * weights", ADVANTAGES),
+    Mutant("objectives/policy.py", "return -paddle.minimum(", "return -paddle.maximum(", POLICY),
+    Mutant("objectives/policy.py", "1.0 - low, 1.0 + high)", "1.0 - high, 1.0 + low)", POLICY),
+    Mutant("objectives/policy.py", "paddle.exp(log_ratio.detach())", "paddle.exp(log_ratio)", POLICY),
+    Mutant("objectives/policy.py", "value + config.beta * kl", "value - config.beta * kl", POLICY),
+    Mutant("objectives/policy.py", "paddle.where(mask, logp - old,", "paddle.where(mask, old - logp,", POLICY),
+    Mutant("objectives/policy.py", "np.maximum(row_lengths(batch), 1) * counts", "counts", POLICY),
+    Mutant("objectives/kl.py", "paddle.where(mask, ref_logp - logp,", "paddle.where(mask, logp - ref_logp,", POLICY),
+    Mutant("objectives/kl.py", "paddle.exp(log_ratio) - log_ratio", "paddle.exp(log_ratio) + log_ratio", POLICY),
+    Mutant("data/pack.py", "prompt.next_position + offsets", "offsets", "tests/data/test_pack.py"),
+    Mutant("data/pack.py", "start + total, ends", "ends[0], ends", "tests/data/test_pack.py"),
+    Mutant("data/pack.py", "finished or not mask_truncated", "finished or mask_truncated", "tests/data/test_pack.py"),
+    Mutant("data/stream.py", "self._epoch + 1, 0", "self._epoch + 1, 1", "tests/data/test_stream.py"),
+    Mutant("data/stream.py", "key=[seed % 2**64, epoch]", "key=[seed % 2**64, 0]", "tests/data/test_stream.py"),
+    Mutant("records.py", "(1000, 1000)\n        scale_x, scale_y = self", "(999, 999)\n        scale_x, scale_y = self",
+           "tests/test_conformance.py"),
+    Mutant("answers/boxes.py", "area_a + area_b - common", "area_a + area_b", "tests/answers/test_boxes.py"),
+    Mutant("tasks/rec.py", "overlap > config", "overlap >= config", "tests/tasks/test_tasks.py"),
+    Mutant("rewards.py", "judged | ~missing", "judged & ~missing", "tests/test_rewards.py"),
+    Mutant("rewards.py", "-np.clip(over", "np.clip(over", "tests/test_rewards.py"),
+    Mutant("processing/positions.py", "int(block.max()) + 1", "int(block.max())", "tests/processing/test_positions.py"),
+    Mutant("processing/image.py", "(values + 128) // 257", "values // 256", "tests/processing/test_image.py"),
+    Mutant("rollout/sampling.py", "before >= top_p", "before > top_p + 0.2", "tests/rollout/test_sampling.py"),
+    Mutant("models/head.py", "[start:end] * (1.0 / ctx.temperature)", "[start:end]", "tests/models/test_head.py"),
+    Mutant("training/optimizer.py", "limit / (grad_norm", "1 / (grad_norm", "tests/training/test_optimizer.py"),
+    Mutant("training/optimizer.py", "leaf.ndim > 1}", "leaf.ndim > 0}", "tests/training/test_optimizer.py"),
+    Mutant("training/optimizer.py", "(step + 1) / warmup", "step / warmup", "tests/training/test_optimizer.py"),
+    Mutant("training/step.py", "batch, temperature).numpy()", "batch, 2.0).numpy()", CONFORMANCE),
+    Mutant("training/step.py", ') * total["micro"]', ")", "tests/training/test_grpo.py -k bnpo"),
+    Mutant("report/intervals.py", "Z_95 * Z_95", "Z_95", "tests/report/test_intervals.py"),
+]  # fmt: skip
+
+
+def main(word: str = "") -> int:
+    """Try the mutants that hold `word`; return the number of those that survive."""
+    chosen = [mutant for mutant in MUTANTS if word in mutant.file + mutant.old]
+    survivors = 0
+    for mutant in chosen:
+        noticed = is_noticed(mutant)
+        survivors += not noticed
+        print(f"{'noticed ' if noticed else 'SURVIVED'}  {mutant.file}: {mutant.old!r} -> {mutant.new!r}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} noticed")
+    return survivors
+
+
+def is_noticed(mutant: Mutant) -> bool:
+    """Run the mutant's tests against a copy of the package with the line changed."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        shutil.copytree(ROOT / "r1_mllm", place / "r1_mllm", ignore=shutil.ignore_patterns("__pycache__"))
+        for shared in ("tests", "pyproject.toml", "README.md"):
+            (place / shared).symlink_to(ROOT / shared)
+        path = place / "r1_mllm" / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            raise ValueError(f"{mutant.file} has {mutant.old!r} {text.count(mutant.old)} times, not once")
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+        ended = subprocess.run(command, cwd=place, env={**os.environ, "PYTHONPATH": name}, capture_output=True)
+    if ended.returncode not in (0, 1):
+        raise RuntimeError(f"pytest could not run: {ended.stdout.decode()[-2000:]}{ended.stderr.decode()[-2000:]}")
+    return ended.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(*sys.argv[1:2]) else 0)
