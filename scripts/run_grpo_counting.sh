@@ -19,4 +19,4 @@ OUTPUT_DIR=${OUTPUT_DIR:-work_dirs/Qwen2-VL-2B-GRPO-Counting_${GPUS}GPUS}
 train counting \
     --max_prompt_length 512 --max_completion_length 512 --max_steps 100 --num_train_epochs 1 --temperature 0.9 \
     --max_pixels 401408 --freeze_vision False --recompute True --bf16 "$precision" --fp16 False \
-    --dataloader_num_workers 8 --logging_steps 1 --report_to visualdl --save_steps 100 --save_total_limit 1 "$@"
+    --logging_steps 1 --report_to visualdl --save_steps 100 --save_total_limit 1 "$@"

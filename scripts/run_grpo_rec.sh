@@ -18,5 +18,5 @@ OUTPUT_DIR=${OUTPUT_DIR:-work_dirs/Qwen2.5-VL-3B-GRPO-REC_${GPUS}GPUS}
 
 train rec \
     --max_prompt_length 1024 --max_completion_length 256 --max_steps 500 --num_train_epochs 1 --temperature 0.9 \
-    --freeze_vision False --recompute True --bf16 "$precision" --fp16 False --dataloader_num_workers 8 \
+    --freeze_vision False --recompute True --bf16 "$precision" --fp16 False \
     --logging_steps 1 --report_to visualdl --save_steps 100 --save_total_limit 1 "$@"

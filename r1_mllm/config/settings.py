@@ -50,7 +50,6 @@ class DataConfig:
     """YAML file that replaces the built-in prompts."""
     system_prompt: str | None = None
     data_seed: int = 42
-    dataloader_num_workers: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ COMPANIONS = (
 
 FREE_KEYS = frozenset(
     "output_dir overwrite_output_dir resume_from_checkpoint logging_dir run_name logging_steps save_steps "
-    "save_total_limit eval_steps eval_num report_to log_completions dataloader_num_workers num_generations_eval".split()
+    "save_total_limit eval_steps eval_num report_to log_completions".split()
 )
 """Settings that may change between the parts of one run: they do not touch what is learnt."""
 
