@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import runtime
+from ..answers import boxes, tags
 from ..config import EvalConfig, RewardConfig
 from ..config.flags import parse
 from ..data.mixture.pictures import PictureRoot
-from ..data.read import rows
+from ..data.read import rows, splits
 from ..records import Example
 from ..tasks import get_task
 from ..tasks.templates import Templates, load_templates
@@ -75,7 +76,7 @@ def run(config: EvalConfig) -> list[EvalResult]:
 def load_set(name: str, config: EvalConfig) -> DataSet:
     """Draw the rows of one data set and turn them into examples whose pictures exist."""
     path = find_data(name, config.data_root)
-    table = list(rows(str(path)))
+    table = list(rows(path, held_out_split(path)))
     if not table:
         raise ValueError(f"{path} has no rows")
     task = config.task or guess_task([row for row, _ in table])
@@ -111,12 +112,22 @@ def find_data(name: str, data_root: str) -> Path:
     )
 
 
+def held_out_split(path: Path) -> str | None:
+    """The split of a folder that is meant for evaluation; None where there is nothing to choose."""
+    names = splits(path)
+    found = [name for name in ("test", "validation", "val", "dev") if name in names]
+    if len(names) > 1 and not found:
+        raise ValueError(f"{path}: none of its splits ({', '.join(names)}) is called test, validation, val or dev")
+    return found[0] if found else None
+
+
 def guess_task(table: Sequence[dict[str, Any]]) -> str:
     """Tell what the rows ask for: a box, a whole number, or anything else that can be written as an answer."""
     answers = [row.get("solution", row.get("ground_truth")) for row in table]
-    if all(isinstance(answer, list) and len(answer) == 4 for answer in answers):
+    if all(boxes.gold_box(answer) is not None for answer in answers):
         return "rec"
-    return "counting" if all(isinstance(answer, int) for answer in answers) else "geometry"
+    whole = all(isinstance(a, int) or (isinstance(a, str) and tags.unwrap(a).isdecimal()) for a in answers)
+    return "counting" if whole else "geometry"
 
 
 def draw(table: Sequence[Any], num: int, seed: int) -> list[Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from r1_mllm import runtime
 from r1_mllm.config import EvalConfig
+from r1_mllm.data.synthetic import write_splits
 from r1_mllm.evaluation.command import DataSet, draw, find_data, guess_task, load_set, main, results_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +196,18 @@ def test_the_answers_tell_the_task():
     assert guess_task([{"solution": [1, 2, 3, 4]}]) == "rec"
     assert guess_task([{"ground_truth": 4}, {"ground_truth": 11}]) == "counting"
     assert guess_task([{"ground_truth": 4}, {"ground_truth": "140\u00b0"}]) == "geometry"
+    assert guess_task([{"solution": "<answer>[1, 2, 3.5, 4]</answer>"}]) == "rec"
+    assert guess_task([{"solution": "<answer> 4 </answer>"}]) == "counting"
+
+
+def test_of_a_folder_with_several_splits_the_held_out_one_is_asked(tmp_path):
+    write_splits("counting", 6, tmp_path / "dots", num_test=3, container="parquet")
+    config = EvalConfig(model_path="x", data_root=str(tmp_path), test_datasets=("dots",))
+    data_set = load_set("dots", config)
+    assert (len(data_set.examples), data_set.task) == (3, "counting")
+    (tmp_path / "dots/data/test-00000-of-00001.parquet").rename(tmp_path / "dots/data/more-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"none of its splits \(more, train\)"):
+        load_set("dots", config)
 
 
 def test_a_missing_data_set_names_the_paths_tried_and_the_cure(project):
