@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,34 +22,46 @@ from . import small_model
 from .warm_start import PROMPTS, Annotator, batches
 
 SIDE = 84
-BATCH = 64
+BATCH = 16
 TOKENS_PER_PACK = 16384
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How long and on what; chosen by trials recorded in docs/log.md."""
+class Stage:
+    """Part of the supervised warm start."""
 
-    warm_stages: tuple[tuple[int, int], ...]
-    """(supervised steps, most objects per scene), in order."""
+    steps: int
+    max_objects: int
+    careful: bool
+    """Right answers; otherwise those of the weak annotator."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and on what; chosen by the trials recorded in docs/log.md."""
+
+    stages: tuple[Stage, ...]
     grpo_steps: int
     max_objects: int
+    """Of the scenes GRPO trains on and of the held-out ones."""
     warm_learning_rate: float = 1e-3
     learning_rate: float = 2e-4
     prompts_per_step: int = 12
     num_generations: int = 8
-    max_completion_length: int = 48
+    max_completion_length: int = 40
     beta: float = 0.0
     num_train: int = 3000
     num_test: int = 512
 
 
 RECIPES = {
-    "rec": Recipe(((200, 1), (200, 2)), 250, 2),
-    "counting": Recipe(((200, 4),), 200, 4, max_completion_length=24),
-    "geometry": Recipe(((200, 4),), 200, 4, max_completion_length=24),
+    "rec": Recipe((Stage(700, 1, True), Stage(250, 2, False)), 230, 2),
+    "counting": Recipe((Stage(400, 4, True), Stage(200, 4, False)), 200, 4, max_completion_length=24),
+    "geometry": Recipe((Stage(400, 4, True), Stage(200, 4, False)), 200, 4, max_completion_length=24),
 }
-SMOKE = Recipe(((6, 1),), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32)
+SMOKE = Recipe(
+    (Stage(4, 1, True), Stage(2, 2, False)), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32
+)
 
 
 @dataclass(frozen=True)
@@ -119,25 +132,25 @@ def warm_up(config: QuickstartConfig, recipe: Recipe, folder: Path, clock: Clock
     annotator = Annotator(config.task, SIDE, config.seed)
     model = small_model.build(folder, list(annotator.texts(400, recipe.max_objects)), config.seed)
     processor = Processor.from_pretrained(folder)
-    num_steps = sum(steps for steps, _ in recipe.warm_stages)
+    num_steps = sum(stage.steps for stage in recipe.stages)
     optimizer = AdamW(
         model.named_parameters(),
         settings.OptimizerConfig(
-            learning_rate=recipe.warm_learning_rate, lr_scheduler_type="cosine", warmup_steps=20, adam_beta2=0.99
+            learning_rate=recipe.warm_learning_rate, lr_scheduler_type="constant", warmup_steps=20, adam_beta2=0.99
         ),
     )
     clock.tell(f"built a Qwen2.5-VL of {sum(weight.size for weight in model.parameters()) / 1e6:.1f} M parameters")
 
     def on_step(taken: int, loss: float, rate: float) -> None:
-        if taken % 50 == 0 or taken == num_steps:
+        if taken % 100 == 0 or taken == num_steps:
             clock.tell(f"warm start: supervised step {taken} of {num_steps}, loss {loss:.3f}")
 
-    def stages():
-        for steps, max_objects in recipe.warm_stages:
-            source = batches(annotator, processor, BATCH, max_objects)
-            yield from (next(source) for _ in range(steps))
+    def drawn():
+        for stage in recipe.stages:
+            source = batches(annotator, processor, BATCH, stage.max_objects, stage.careful)
+            yield from itertools.islice(source, stage.steps)
 
-    sft.supervised_steps(model, stages(), optimizer, num_steps, tokens_per_pack=TOKENS_PER_PACK, on_step=on_step)
+    sft.supervised_steps(model, drawn(), optimizer, num_steps, tokens_per_pack=TOKENS_PER_PACK, on_step=on_step)
     save_pretrained(model, folder)
 
 

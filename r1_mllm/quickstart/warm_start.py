@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teach the small model a task's form from a weak annotator: answers in the right form, often wrong.
+"""Teach the small model to see, then to be sloppy: right answers to easy scenes, then a careless annotator's.
 
-GRPO cannot teach a small model to see in minutes; it chooses among what the model already does.  The annotator makes
-the model able and sloppy, which is what rewards are good at mending.
+GRPO cannot teach a small model to see in minutes; it chooses among what the model already does.  Imitating an annotator
+whose answers have the right form and are often wrong leaves a model that can do better than it does, which is what
+rewards are good at.
 """
 
 from __future__ import annotations
@@ -43,27 +44,33 @@ class Annotator:
         self.rng = np.random.default_rng(seed)
         self.templates = load_templates(PROMPTS)
 
-    def pair(self, max_objects: int) -> tuple[Image.Image, list[dict[str, Any]], str]:
-        """A picture, the messages that ask about it, and an answer."""
+    def pair(self, max_objects: int, careful: bool) -> tuple[Image.Image, list[dict[str, Any]], str]:
+        """A picture, the messages that ask about it, and an answer: the right one, or a careless one."""
         image, row = scene(self.name, self.rng, max_objects=max_objects, side=self.side)
         example = self.task.example({**row, "image": "scene.png"}, "scene")
-        answer = written_answer(self.name, row, weak_answer(self.name, row, self.rng))
-        return image, self.task.messages(example, templates=self.templates, view_units="seen_px"), answer
+        value = example.answer if careful else weak_answer(self.name, row, self.rng)
+        return (
+            image,
+            self.task.messages(example, templates=self.templates, view_units="seen_px"),
+            written_answer(self.name, row, value),
+        )
 
     def texts(self, num: int, max_objects: int) -> Iterator[str]:
         """Prompts and answers, for training a vocabulary."""
         for _ in range(num):
-            _, messages, answer = self.pair(max_objects)
+            _, messages, answer = self.pair(max_objects, careful=False)
             yield messages[-1]["content"][-1]["text"]
             yield answer
 
 
-def batches(annotator: Annotator, processor: Processor, size: int, max_objects: int) -> Iterator[list[Group]]:
+def batches(
+    annotator: Annotator, processor: Processor, size: int, max_objects: int, careful: bool
+) -> Iterator[list[Group]]:
     """Draw supervised batches without end, every scene a fresh one."""
     while True:
         batch = []
         for _ in range(size):
-            image, messages, answer = annotator.pair(max_objects)
+            image, messages, answer = annotator.pair(max_objects, careful)
             ids = processor.tokenizer.encode(answer + STOP)
             batch.append(supervised_pair(processor.encode(messages, [image]), ids, answer))
         yield batch
