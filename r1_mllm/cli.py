@@ -72,7 +72,7 @@ def _print_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
 def _eval(argv: Sequence[str]) -> None:
     from .evaluation.command import main as evaluate
 
-    evaluate("Evaluate a model on held-out data sets.", argv)
+    evaluate("Evaluate a model on held-out data sets.", argv, prog=f"{PROG} eval")
 
 
 def _score(argv: Sequence[str]) -> None:

@@ -101,7 +101,7 @@ train() {
     tries=0
     until start "$@"; do
         code=$?
-        case $code in 64 | 65 | 66 | 73 | 130) exit "$code" ;; esac # trying again would end the same way
+        case $code in 64 | 65 | 66 | 73 | 75 | 76 | 77 | 130) exit "$code" ;; esac # trying again would end the same way
         if [ "$tries" -ge "$RESTARTS" ]; then exit "$code"; fi
         tries=$((tries + 1))
         say "Training ended with code $code; restart $tries of $RESTARTS from the newest checkpoint."

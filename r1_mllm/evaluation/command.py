@@ -42,16 +42,19 @@ class DataSet:
     """Rows of the file, of which `examples` are a draw."""
 
 
-def main(description: str, argv: Sequence[str] | None = None, words: Sequence[str] = ()) -> None:
+def main(
+    description: str, argv: Sequence[str] | None = None, words: Sequence[str] = (), prog: str | None = None
+) -> None:
     """Run a script of eval/ or `r1-mllm eval`; wrong input ends it with one message instead of a traceback.
 
     Args:
         argv: what was typed; None reads it from the process.
         words: flags that stand before those typed, which win.
+        prog: what the help calls the program; None: the name of the script.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(parse(EvalConfig, [*words, *typed], prog=Path(sys.argv[0]).name, description=description))
+        run(parse(EvalConfig, [*words, *typed], prog=prog or Path(sys.argv[0]).name, description=description))
     except runtime.Stop as stop:
         print(f"error: {stop}", file=sys.stderr)
         sys.exit(stop.code)

@@ -162,7 +162,7 @@ def build(folder: Path, texts: Iterable[str], seed: int) -> QwenVL:
 
 
 def _scale_to_width(model: QwenVL) -> None:
-    """Draw weights of variance 1 / fan-in: the family's 0.02 is meant for widths of thousands and learns slowly here."""
+    """Draw weights of variance 1 / fan-in: the family's 0.02 suits widths of thousands and learns slowly here."""
     for name, weight in model.named_parameters():
         if "embed_tokens" in name:
             weight.set_value(paddle.randn(weight.shape) * EMBEDDING_STD)
