@@ -10,6 +10,7 @@ B batches of Q queries and S keys.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ from paddle.nn import functional as F
 
 MASKED = -1e9
 """Added to scores that must not count.  Finite: a row of -inf would make softmax NaN."""
+
+
+MAX_SCORES = 1 << 22
+"""Scores of one product (16 MB in float32): the softmax then finds them in the processor's cache."""
 
 
 @dataclass
@@ -60,8 +65,25 @@ class DenseLayout:
         back = np.empty([self.num_rows], np.int64)
         back[homes[homes >= 0]] = np.flatnonzero(homes >= 0)
         self.back = paddle.to_tensor(back)
-        self.parts = [_part(rectangle, self.num_rows, dtype) for rectangle in rectangles]
+        pieces = [piece for rectangle in rectangles for piece in _pieces(rectangle)]
+        self.parts = [_part(piece, self.num_rows, dtype) for piece in pieces]
         self.sources = paddle.concat([rows for part in self.parts for rows in (part.query, part.key, part.value)])
+
+
+def _pieces(rectangle: Rectangle) -> Iterator[Rectangle]:
+    """Cut a rectangle along its batches so that each piece has at most MAX_SCORES scores."""
+    batch, num_q = rectangle.query.shape
+    step = max(1, MAX_SCORES // (num_q * rectangle.key.shape[1]))
+    for start in range(0, batch, step):
+        cut = slice(start, start + step)
+        mask = rectangle.mask
+        yield Rectangle(
+            rectangle.query[cut],
+            rectangle.home[cut],
+            rectangle.key[cut],
+            rectangle.value[cut],
+            mask if mask is None or len(mask) == 1 else mask[cut],
+        )
 
 
 def _part(rectangle: Rectangle, num_rows: int, dtype: str) -> _Part:

@@ -5,7 +5,7 @@ import numpy as np
 import paddle
 import pytest
 
-from r1_mllm.models import attention
+from r1_mllm.models import attention, dense_attention
 
 HEADS, KV_HEADS, SIZE = 4, 2, 6
 
@@ -36,9 +36,11 @@ def slow_attention(qkv, visible_until):
     return out.reshape(total, -1)
 
 
+@pytest.mark.parametrize("most", [1, 40, 1 << 22], ids=["batch by batch", "pieces", "whole"])
 @pytest.mark.parametrize("limit", [1.0, 1.25, 100.0], ids=["alone", "default", "one block"])
-def test_dense_blocks_equal_a_loop_over_tokens(limit, monkeypatch):
+def test_dense_blocks_equal_a_loop_over_tokens(limit, most, monkeypatch):
     monkeypatch.setattr(attention, "PADDING_LIMIT", limit)
+    monkeypatch.setattr(dense_attention, "MAX_SCORES", most)
     qkv = np.random.default_rng(0).normal(size=(len(VISIBLE), (HEADS + 2 * KV_HEADS) * SIZE)).astype(np.float32)
     layout = attention.TextLayout(VISIBLE, HEADS, KV_HEADS, SIZE, False, "float32")
     got = attention.attend(paddle.to_tensor(qkv), layout).numpy()
