@@ -44,6 +44,8 @@ class Recipe:
     grpo_steps: int
     max_objects: int
     """Of the scenes GRPO trains on and of the held-out ones."""
+    figures: tuple[str, ...] = ("area",)
+    """Kinds of figure in geometry scenes."""
     warm_learning_rate: float = 1e-3
     learning_rate: float = 2e-4
     prompts_per_step: int = 12
@@ -55,9 +57,11 @@ class Recipe:
 
 
 RECIPES = {
-    "rec": Recipe((Stage(700, 1, True), Stage(250, 2, False)), 230, 2),
-    "counting": Recipe((Stage(400, 4, True), Stage(200, 4, False)), 200, 4, max_completion_length=24),
-    "geometry": Recipe((Stage(400, 4, True), Stage(200, 4, False)), 200, 4, max_completion_length=24),
+    "rec": Recipe((Stage(700, 1, True), Stage(250, 2, False)), 300, 2),
+    "counting": Recipe((Stage(700, 4, True), Stage(250, 4, False)), 200, 4, max_completion_length=20),
+    "geometry": Recipe(
+        (Stage(700, 4, True), Stage(250, 4, False)), 200, 4, figures=("area", "perimeter"), max_completion_length=20
+    ),
 }
 SMOKE = Recipe(
     (Stage(4, 1, True), Stage(2, 2, False)), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32
@@ -103,6 +107,7 @@ def run(config: QuickstartConfig) -> Path:
         seed=config.seed,
         side=SIDE,
         max_objects=recipe.max_objects,
+        figures=recipe.figures,
     )
     clock.tell(f"rendered {recipe.num_train} training and {recipe.num_test} held-out scenes in {folder / 'data'}")
     warm = folder / "warm_start"
@@ -129,7 +134,7 @@ class Clock:
 
 def warm_up(config: QuickstartConfig, recipe: Recipe, folder: Path, clock: Clock) -> None:
     """Build the small model and imitate the weak annotator; leaves a published folder."""
-    annotator = Annotator(config.task, SIDE, config.seed)
+    annotator = Annotator(config.task, config.seed, side=SIDE, figures=recipe.figures)
     model = small_model.build(folder, list(annotator.texts(400, recipe.max_objects)), config.seed)
     processor = Processor.from_pretrained(folder)
     num_steps = sum(stage.steps for stage in recipe.stages)

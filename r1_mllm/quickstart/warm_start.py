@@ -39,14 +39,15 @@ def written_answer(task: str, row: dict[str, Any], value: Any) -> str:
 class Annotator:
     """Draws scenes and answers them carelessly."""
 
-    def __init__(self, task: str, side: int, seed: int):
-        self.name, self.task, self.side = task, get_task(task), side
+    def __init__(self, task: str, seed: int, **options: Any):
+        """Args: options: fields of data.synthetic.SceneOptions."""
+        self.name, self.task, self.options = task, get_task(task), options
         self.rng = np.random.default_rng(seed)
         self.templates = load_templates(PROMPTS)
 
     def pair(self, max_objects: int, careful: bool) -> tuple[Image.Image, list[dict[str, Any]], str]:
         """A picture, the messages that ask about it, and an answer: the right one, or a careless one."""
-        image, row = scene(self.name, self.rng, max_objects=max_objects, side=self.side)
+        image, row = scene(self.name, self.rng, max_objects=max_objects, **self.options)
         example = self.task.example({**row, "image": "scene.png"}, "scene")
         value = example.answer if careful else weak_answer(self.name, row, self.rng)
         return (
