@@ -139,8 +139,11 @@ def test_weak_annotators_are_often_wrong_and_always_in_form():
             _, row = scene(task, draw)
             answer = weak_answer(task, row, draw)
             assert isinstance(answer, int if task == "counting" else str) and int(answer) > 0
-            right += row["solution"] == f"<answer> {answer} </answer>"
-        assert 0.38 < right / 400 < 0.52
+            gold = int(row["solution"].split()[1])
+            assert int(answer) >= gold  # careless in one direction
+            assert task == "geometry" or int(answer) - gold in (0, 1)
+            right += int(answer) == gold
+        assert 0.33 < right / 400 < 0.47
 
 
 def test_weak_boxes_are_better_than_half_only_sometimes():
