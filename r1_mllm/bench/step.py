@@ -47,7 +47,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
-        self._since = 0.0
+        self._since: float | None = None
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -61,14 +61,20 @@ class Watch:
         self._since = time.perf_counter()
 
     def end(self, name: str) -> None:
-        """Give the time since `begin` or the last `end` to a phase."""
+        """Give the time since `begin` or the last `end` to a phase; before any `begin` there is none."""
         now = time.perf_counter()
+        if self._since is None:
+            return
         self.seconds[name] += now - self._since
         self._since = now
 
+    def finish(self) -> None:
+        """Close the stretch."""
+        self._since = None
+
     def take(self) -> dict[str, float]:
         """Hand out the step's seconds and start anew."""
-        seconds, self.seconds = self.seconds, dict.fromkeys(PHASES, 0.0)
+        seconds, self.seconds, self._since = self.seconds, dict.fromkeys(PHASES, 0.0), None
         return seconds
 
 
@@ -82,6 +88,7 @@ class TimedAdamW(AdamW):
     def accumulate(self) -> None:
         """As AdamW.accumulate."""
         self.watch.end("backward")
+        self.watch.finish()
         super().accumulate()
 
     def grad_norm(self) -> float:
@@ -107,6 +114,7 @@ def watch_policy(model: QwenVL, watch: Watch) -> None:
     plain = model.token_logp
 
     def token_logp(batch: PackedBatch, temperature: float = 1.0) -> paddle.Tensor:
+        watch.end("backward")  # of the pack before, where this thread has several
         watch.begin()
         with watch.phase("policy_forward"):
             logp = plain(batch, temperature)

@@ -24,9 +24,13 @@ class Share:
 
 
 def pack(
-    groups: Sequence[Group], tokens_per_pack: int, visual_ids: Collection[int], mask_truncated: bool = False
+    groups: Sequence[Group],
+    tokens_per_pack: int,
+    visual_ids: Collection[int],
+    mask_truncated: bool = False,
+    at_least: int = 1,
 ) -> list[PackedBatch]:
-    """Lay groups into as few packs as first-fit finds.
+    """Lay groups into as few packs as first-fit finds, or into `at_least` of about equal size.
 
     Args:
         groups: with advantages; None counts as 1 on every token (supervised pairs).
@@ -34,8 +38,12 @@ def pack(
             completion above it gets a pack of its own.
         visual_ids: image and video placeholder ids.
         mask_truncated: keep completions cut at the length limit out of the loss.
+        at_least: packs that can run side by side; fewer only where there are fewer completions.
     """
-    return [assemble(shares, groups, visual_ids, mask_truncated) for shares in plan(groups, tokens_per_pack)]
+    shares = plan(groups, tokens_per_pack)
+    if len(shares) < at_least:
+        shares = balance(groups, at_least)
+    return [assemble(members, groups, visual_ids, mask_truncated) for members in shares]
 
 
 def plan(groups: Sequence[Group], tokens_per_pack: int) -> list[list[Share]]:
@@ -52,6 +60,25 @@ def plan(groups: Sequence[Group], tokens_per_pack: int) -> list[list[Share]]:
             fitting = len(packs) - 1
         packs[fitting].append(share)
         room[fitting] -= length
+    return [sorted(shares, key=lambda share: (share.group, share.completions)) for shares in packs]
+
+
+def balance(groups: Sequence[Group], num_packs: int) -> list[list[Share]]:
+    """Spread groups evenly: longest first, each into the emptiest pack; too few groups are cut between completions."""
+    cuts = -(-num_packs // len(groups))
+    sized = []
+    for i_group, group in enumerate(groups):
+        lengths = [len(completion.ids) for completion in group.completions]
+        for part in np.array_split(np.arange(len(lengths)), min(cuts, len(lengths))):
+            length = len(group.prompt.ids) + sum(lengths[i] for i in part)
+            sized.append((length, Share(i_group, tuple(part.tolist()))))
+    sized.sort(key=lambda item: -item[0])
+    packs: list[list[Share]] = [[] for _ in range(min(num_packs, len(sized)))]
+    filled = [0] * len(packs)
+    for length, share in sized:
+        emptiest = filled.index(min(filled))
+        packs[emptiest].append(share)
+        filled[emptiest] += length
     return [sorted(shares, key=lambda share: (share.group, share.completions)) for shares in packs]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ..models import fast_ops, kernels
+from ..models import fast_ops, kernels, threads
 from ..models.config import TextArch
 from ..models.layers import half_turn
 from ..models.qwen_vl import QwenVL
@@ -90,8 +90,32 @@ class Decoder:
         repeat = arch.num_attention_heads // arch.num_key_value_heads
         return Cache(arch.num_key_value_heads, repeat, arch.head_dim, self.model.dtype)
 
-    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Prefill, paddle.Tensor]:
-        """Read prompts in one packed pass.
+    def encode_images(self, prompts: Sequence[Prompt]) -> list[paddle.Tensor | None]:
+        """Visual tokens [M, C] of each prompt, or None; a picture that several prompts share is encoded once."""
+        number: dict[tuple, int] = {}
+        unique: list[tuple[np.ndarray, np.ndarray]] = []
+        which: list[list[int]] = []
+        for prompt in prompts:
+            which.append([])
+            for image in _split_images(prompt):
+                which[-1].append(number.setdefault(_image_key(*image), len(number)))
+                if len(number) > len(unique):
+                    unique.append(image)
+        lanes = np.array_split(np.arange(len(unique)), min(threads.count(), max(1, len(unique))))
+        found = threads.run(lambda lane: self._embed([unique[i] for i in lane]), [lane for lane in lanes if len(lane)])
+        tokens = [tensor for part in found for tensor in part]
+        return [paddle.concat([tokens[i] for i in members]) if members else None for members in which]
+
+    def _embed(self, images: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[paddle.Tensor]:
+        grids = np.stack([grid for _, grid in images])
+        tokens = self.model.embed_images(np.concatenate([pixels for pixels, _ in images]), grids)
+        sizes = grids.prod(axis=1) // self.model.arch.vision.merge_size**2
+        return [tokens] if len(images) == 1 else paddle.split(tokens, sizes.tolist())
+
+    def prefill(
+        self, prompts: Sequence[Prompt], visual: Sequence[paddle.Tensor | None]
+    ) -> tuple[Prefill, paddle.Tensor]:
+        """Read prompts in one packed pass; `visual` is what `encode_images` gave for them.
 
         Returns:
             what the cache needs, and the logits [prompts, V] of the first completion token.
@@ -100,30 +124,14 @@ class Decoder:
         ends = np.cumsum(lengths)
         ids = np.concatenate([prompt.ids for prompt in prompts])
         positions = np.concatenate([prompt.positions for prompt in prompts], axis=1)
-        x = self.model.embed(ids, *self._visual_tokens(prompts, ids))
+        images = [tokens for tokens in visual if tokens is not None]
+        vision_ids = [self.model.arch.image_token_id, self.model.arch.video_token_id]
+        rows = np.flatnonzero(np.isin(ids, vision_ids))
+        x = self.model.embed(ids, rows, paddle.concat(images) if images else None)
         kv: list[paddle.Tensor] = []
         hidden = self.model.text(x, positions, np.repeat(ends, lengths), self.model.flash, None, kv)
         last = paddle.gather(hidden, paddle.to_tensor(ends - 1))
         return Prefill(kv, ends - lengths, lengths), self.logits(last)
-
-    def _visual_tokens(self, prompts: Sequence[Prompt], ids: np.ndarray):
-        """Where visual tokens go and what they are; a picture that several prompts share is encoded once."""
-        images = [image for prompt in prompts for image in _split_images(prompt)]
-        if not images:
-            return None, None
-        vision_ids = [self.model.arch.image_token_id, self.model.arch.video_token_id]
-        patch_rows = np.flatnonzero(np.isin(ids, vision_ids))
-        number: dict[tuple, int] = {}
-        which = [number.setdefault(_image_key(*image), len(number)) for image in images]
-        unique = [images[which.index(i)] for i in range(len(number))]
-        grids = np.stack([grid for _, grid in unique])
-        tokens = self.model.embed_images(np.concatenate([pixels for pixels, _ in unique]), grids)
-        if len(unique) == len(images):
-            return patch_rows, tokens
-        sizes = grids.prod(axis=1) // self.model.arch.vision.merge_size**2
-        starts = np.cumsum(sizes) - sizes
-        index = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in which])
-        return patch_rows, paddle.gather(tokens, paddle.to_tensor(index))
 
     def _rotary(self, positions: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
         """cos and sin [rows * K * (R + 2), D] at positions [rows]; the tables grow by doubling."""

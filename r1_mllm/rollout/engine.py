@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 
 from ..config import RolloutConfig
+from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..records import Completion, Prompt
 from .cache import Cache
@@ -185,16 +186,22 @@ class Run:
             self._first_tokens(logits, len(kept))
 
     def _read(self, admitted: list[Job]):
-        """Prefill in passes of at most PREFILL_TOKENS; returns one Prefill and logits [admitted, V]."""
-        passes: list[list[Prompt]] = [[]]
+        """Prefill, several passes side by side; returns one Prefill and logits [admitted, V]."""
+        prompts = [job.prompt for job in admitted]
+        visual = self.decoder.encode_images(prompts)
+        limit = min(PREFILL_TOKENS, -(-sum(len(prompt.ids) for prompt in prompts) // threads.count()))
+        passes: list[list[int]] = [[]]
         tokens = 0
-        for job in admitted:
-            if passes[-1] and tokens + len(job.prompt.ids) > PREFILL_TOKENS:
+        for i, prompt in enumerate(prompts):
+            if passes[-1] and tokens + len(prompt.ids) > limit:
                 passes.append([])
                 tokens = 0
-            passes[-1].append(job.prompt)
-            tokens += len(job.prompt.ids)
-        parts, logits = zip(*(self.decoder.prefill(prompts) for prompts in passes), strict=True)
+            passes[-1].append(i)
+            tokens += len(prompt.ids)
+        found = threads.run(
+            lambda members: self.decoder.prefill([prompts[i] for i in members], [visual[i] for i in members]), passes
+        )
+        parts, logits = zip(*found, strict=True)
         first = parts[0]
         for part in parts[1:]:
             first.starts = np.concatenate([first.starts, part.starts + first.kv[0].shape[0]])

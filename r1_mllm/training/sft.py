@@ -15,6 +15,7 @@ import paddle
 
 from ..data.pack import pack
 from ..distributed import collectives
+from ..models import team, threads
 from ..models.qwen_vl import QwenVL
 from ..records import Group, PackedBatch
 from ..runtime import NONFINITE, Stop
@@ -37,14 +38,15 @@ def supervised_step(
         The loss before the step, and the gradient's norm before clipping.
     """
     visual_ids = {model.arch.image_token_id, model.arch.video_token_id}
-    batches = pack(pairs, tokens_per_pack, visual_ids)
+    batches = pack(pairs, tokens_per_pack, visual_ids, at_least=threads.count())
     tokens = collectives.sum_scalars({"tokens": float(sum(batch.mask.sum() for batch in batches))})["tokens"]
-    total = 0.0
-    for batch in batches:
-        loss = supervised_loss(model, batch, tokens)
+
+    def backward(member: QwenVL, batch: PackedBatch) -> float:
+        loss = supervised_loss(member, batch, tokens)
         loss.backward()
-        optimizer.accumulate()
-        total += loss.item()
+        return loss.item()
+
+    total = sum(team.run(model, backward, batches, optimizer.accumulate))
     collectives.sum_gradients(optimizer.leaves.values())
     total = collectives.sum_scalars({"loss": total})["loss"]
     norm = optimizer.grad_norm()

@@ -18,6 +18,7 @@ import paddle
 from ..config import GrpoConfig
 from ..data.pack import pack
 from ..distributed import collectives
+from ..models import team, threads
 from ..models.qwen_vl import QwenVL
 from ..objectives import advantages, policy
 from ..records import Group, PackedBatch
@@ -55,7 +56,8 @@ def pack_groups(groups: Sequence[Group], visual_ids: Collection[int], config: Gr
     size = training.per_device_train_batch_size if objective.loss_type == "bnpo" else len(groups)
     micro_batches = [groups[start : start + size] for start in range(0, len(groups), size)]
     truncated = objective.mask_truncated_completions
-    packed = [pack(micro, training.tokens_per_pack, visual_ids, truncated) for micro in micro_batches]
+    at_least = threads.count()
+    packed = [pack(micro, training.tokens_per_pack, visual_ids, truncated, at_least) for micro in micro_batches]
     local = {
         "tokens": sum(int(batch.mask.sum()) for batches in packed for batch in batches),
         "rows": sum(len(group.completions) for group in groups),
@@ -76,8 +78,12 @@ def pack_groups(groups: Sequence[Group], visual_ids: Collection[int], config: Gr
 @paddle.no_grad()
 def add_reference(packs: Packs, reference: QwenVL | None, temperature: float) -> None:
     """Fill in the reference model's log-probabilities; without a reference model (beta 0) do nothing."""
-    for batch, _ in packs if reference is not None else ():
-        batch.ref_logp = reference.token_logp(batch, temperature).numpy()
+    if reference is None:
+        return
+    batches = [batch for batch, _ in packs]
+    logps = threads.run(lambda batch: reference.token_logp(batch, temperature).numpy(), batches)
+    for batch, logp in zip(batches, logps, strict=True):
+        batch.ref_logp = logp
 
 
 @dataclass
@@ -98,12 +104,13 @@ class Update:
 
 def accumulate_gradients(model: QwenVL, packs: Packs, optimizer: AdamW, scale: LossScale, config: GrpoConfig) -> Update:
     """Run forward and backward over the packs and sum gradients over packs and ranks; weights stay as they are."""
-    loss, statistics = 0.0, []
-    for batch, counts in packs:
-        value, logp = backward(model, batch, counts, scale.value, config)
-        optimizer.accumulate()
-        loss += value
-        statistics.append(policy.statistics(logp, batch, config.objective))
+    results = team.run(
+        model, lambda member, item: backward(member, *item, scale.value, config), packs, optimizer.accumulate
+    )
+    loss = sum(value for value, _ in results)
+    statistics = [
+        policy.statistics(logp, batch, config.objective) for (_, logp), (batch, _) in zip(results, packs, strict=True)
+    ]
     collectives.sum_gradients(optimizer.leaves.values())
     loss = collectives.sum_scalars({"loss": loss})["loss"]
     rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in statistics[0]}

@@ -32,7 +32,8 @@ def test_messages_become_the_reference_text(e2e_case):
         for talk in case["conversations"]
     ]
     with paddle.no_grad():
-        _, logits = Decoder(model).prefill(prompts)
+        decoder = Decoder(model)
+        _, logits = decoder.prefill(prompts, decoder.encode_images(prompts))
     np.testing.assert_allclose(logits.numpy(), golden["last_logits"], atol=case["tolerance"]["last_logits"], rtol=0)
     engine = Engine(model, Unbounded(processor.tokenizer), RolloutConfig())
     groups = engine.generate(prompts, 1, seed=0, greedy=True, max_new_tokens=golden["greedy_ids"].shape[1])
