@@ -56,6 +56,9 @@ def prepare(ranks_per_node: int = 1) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks_per_node)))
     os.environ.setdefault("FLAGS_use_stride_kernel", "0")
+    # Idle OpenMP threads spin this long, ms: shorter than a decode step they would fall asleep between products, longer
+    # they take the cores from the threads that run packs side by side.
+    os.environ.setdefault("KMP_BLOCKTIME", "5")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     vendor, flags = _cpu_vendor_and_flags()
     # MKL takes its slow generic code path on CPUs other than Intel's unless told which instructions are there.
@@ -77,7 +80,8 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # musl and others: nothing to tune
         return
-    m_mmap_threshold, m_trim_threshold = -3, -1
+    m_mmap_threshold, m_trim_threshold, m_arena_max = -3, -1, -8
+    mallopt(m_arena_max, 1)  # other arenas hold 64 MB at most and map what is larger
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, (1 << 31) - 1)
 
