@@ -24,7 +24,9 @@ def _blocks(num_rows: int, vocab: int) -> list[tuple[int, int]]:
 
 def _probabilities(hidden, weight, temperature):
     """Return logits [S, V] float32 over temperature, and their softmax."""
-    logits = paddle.matmul(hidden, weight, transpose_y=True).astype("float32")
+    logits = paddle.matmul(hidden, weight, transpose_y=True)
+    if logits.dtype != paddle.float32:
+        logits = logits.astype("float32")
     if temperature != 1.0:
         logits = logits * (1.0 / temperature)
     return logits, F.softmax(logits)
@@ -61,8 +63,9 @@ class _TokenLogp(PyLayer):
             rows = hidden[start:end]
             probs = ctx.probs if ctx.probs is not None else _probabilities(rows, weight, ctx.temperature)[1]
             scale = (grad[start:end] * (1.0 / ctx.temperature)).reshape([-1, 1])
-            slope = probs * (-scale)
-            slope = paddle.put_along_axis(slope, targets[start:end], scale, 1, reduce="add").astype(rows.dtype)
+            slope = probs.multiply_(-scale)
+            slope = slope.put_along_axis_(targets[start:end], scale, 1, reduce="add")
+            slope = slope if slope.dtype == rows.dtype else slope.astype(rows.dtype)
             grads_hidden.append(paddle.matmul(slope, weight))
             if wants_weight:
                 part = paddle.matmul(slope, rows, transpose_x=True)

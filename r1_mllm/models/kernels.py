@@ -9,6 +9,8 @@ Shape letters: T tokens, C hidden size, I intermediate size, N output size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import paddle
 from paddle import _C_ops
 from paddle.autograd import PyLayer
@@ -108,6 +110,11 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tens
             return _rms_norm_fused(x, weight, eps)
         return _RMSNorm.apply(x, weight, eps)
     return _rms_norm_plain(x, weight, eps)
+
+
+def rms_norm_without_gradient(dtype: str) -> Callable[[paddle.Tensor, paddle.Tensor, float], paddle.Tensor]:
+    """Give the function that does `rms_norm` for this dtype and device where nothing is recorded."""
+    return _rms_norm_fused if _HAS_QUANT_NORM and dtype == "float32" and on_cpu() else _rms_norm_plain
 
 
 class _GatedMLP(PyLayer):

@@ -161,17 +161,17 @@ class Decoder:
         Returns:
             [B*S, V] logits of the next token.
         """
-        text, eps = self.model.text, self.arch.rms_norm_eps
+        text, eps, norm = self.model.text, self.arch.rms_norm_eps, kernels.rms_norm_without_gradient(self.model.dtype)
         column = cache.open_column()
         rotary = self._rotary(positions)
         x = F.embedding(paddle.to_tensor(ids), text.embed_tokens.weight)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
-            qkv = fast_ops.addmm(layer.qkv_bias, kernels.rms_norm(x, layer.norm_1, eps), layer.qkv)
+            qkv = fast_ops.addmm(layer.qkv_bias, norm(x, layer.norm_1, eps), layer.qkv)
             x = fast_ops.addmm(x, self._attend(qkv, rotary, kept, cache, column), layer.o)
-            both = fast_ops.matmul(kernels.rms_norm(x, layer.norm_2, eps), layer.gate_up)
+            both = fast_ops.matmul(norm(x, layer.norm_2, eps), layer.gate_up)
             gate, up = fast_ops.split(both, [self.arch.intermediate_size] * 2, 1)
             x = fast_ops.addmm(x, fast_ops.multiply(fast_ops.silu(gate), up), layer.down)
-        return self.logits(kernels.rms_norm(x, text.norm.weight, eps))
+        return self.logits(norm(x, text.norm.weight, eps))
 
     def _attend(self, qkv, rotary, kept: LayerCache, cache: Cache, column: int) -> paddle.Tensor:
         """qkv [B*S, K * (R + 2) * D] before rotary -> [B*S, H * D]: one softmax over [shared prompt | own tail]."""

@@ -14,6 +14,10 @@ import paddle
 from paddle.nn import functional as F
 
 from ..config import RolloutConfig
+from ..models import kernels
+
+BLOCK = 64
+"""Ids that are summed before one of them is looked for."""
 
 BANNED = -1e30
 """Added to the logits of ids that must never be chosen greedily."""
@@ -91,12 +95,36 @@ class Sampler:
             return Draw(ids.numpy(), (picked - paddle.logsumexp(logits, axis=1)).numpy())
         if self.config.temperature != 1.0:
             logits = logits * (1.0 / self.config.temperature)
+        cuts = self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0
+        if cuts:
+            return self._draw_filtered(F.softmax(logits).numpy(), uniforms)
+        if kernels.on_cpu():
+            return self._draw_on_host(logits.numpy(), uniforms)
         probs = F.softmax(logits)
-        if self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0:
-            return self._draw_filtered(probs.numpy(), uniforms)
         ids = self._draw(probs, paddle.to_tensor(uniforms).reshape([-1, 1]))
         chosen = paddle.take_along_axis(probs, ids, 1).reshape([-1])
         return Draw(ids.numpy().reshape([-1]), np.log(chosen.numpy()))
+
+    def _draw_on_host(self, logits: np.ndarray, uniforms: np.ndarray) -> Draw:
+        """Invert the cumulative distribution in two steps, blocks first: numpy's exp and sums are vectorised."""
+        rows, vocab = logits.shape
+        top = logits.max(1, keepdims=True)
+        weights = np.zeros([rows, -(-vocab // BLOCK) * BLOCK], np.float32)
+        np.exp(logits - top, out=weights[:, :vocab])
+        total = weights.sum(1)
+        weights[:, :vocab] *= self.allowed
+        blocks = weights.reshape([rows, -1, BLOCK])
+        heights = np.cumsum(blocks.sum(2), axis=1, dtype=np.float64)
+        # strictly below the total: a uniform just under 1 must not fall behind the last allowed id
+        target = uniforms * (1 - 1e-6) * heights[:, -1]
+        block = (heights <= target[:, None]).sum(1)
+        every = np.arange(rows)
+        below = np.where(block > 0, heights[every, block - 1], 0.0)
+        inside = np.cumsum(blocks[every, block], axis=1, dtype=np.float64)
+        # rounding may put the target above the block's own sum: the block's last allowed id then stands for it
+        rest = np.minimum(target - below, inside[:, -1] * (1 - 1e-6))
+        ids = block * BLOCK + (inside <= rest[:, None]).sum(1)
+        return Draw(ids.astype(np.int64), (logits[every, ids] - top[:, 0] - np.log(total)).astype(np.float32))
 
     def _draw(self, probs: paddle.Tensor, uniforms: paddle.Tensor) -> paddle.Tensor:
         """Invert the cumulative distribution: [B, V], [B, 1] -> [B, 1] int64."""
@@ -104,7 +132,6 @@ class Sampler:
             self._allowed_rows = paddle.to_tensor(np.repeat(self.allowed, probs.shape[0], 0))
         heights = paddle.cumsum(probs * self._allowed_rows, axis=1)
         last = heights[:, -1:]
-        # strictly below the total: a uniform just under 1 must not fall behind the last allowed id
         ids = paddle.searchsorted(heights, paddle.minimum(uniforms * last, last * (1 - 1e-6)), right=True)
         return paddle.clip(ids, max=probs.shape[1] - 1)
 
