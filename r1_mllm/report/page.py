@@ -35,6 +35,14 @@ MAX_TEXT = 1500
 """Characters of a prompt or completion."""
 
 
+def _total_seconds(step_times: Sequence[tuple[float, float]]) -> float:
+    """Sum (step, mean seconds a step since the line before) over a run that logs every so many steps."""
+    total, before = 0.0, 0.0
+    for step, mean in step_times:
+        total, before = total + mean * (step - before), step
+    return total
+
+
 def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     """Write the page about a run and return its path; `out` defaults to RUN_DIR/report.html."""
     run = read_run(run_dir)
@@ -85,7 +93,7 @@ def tiles(run: RunFiles) -> str:
     if tokens:
         found.append((f"{tokens[-1][1]:,.0f}", "tokens", ""))
     if seconds:
-        found.append((f"{sum(value for _, value in seconds) / 60:.1f} min", "spent in training steps", ""))
+        found.append((f"{_total_seconds(seconds) / 60:.1f} min", "spent in training steps", ""))
     cards = "".join(
         f'<div class="tile"><b>{value}</b>{escape(name)}<p class="quiet">{escape(note)}</p></div>'
         for value, name, note in found

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from r1_mllm.report import write_report
+from r1_mllm.report import page, write_report
 from r1_mllm.report.run_files import read_jsonl, read_run
 
 VOID = {"meta"}
@@ -133,3 +133,8 @@ def test_completions_of_first_middle_and_last_step_are_shown(run_folder):
 def test_the_report_imports_no_paddle():
     code = "import sys, r1_mllm.report; sys.exit('paddle' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_seconds_count_the_steps_between_logged_lines():
+    # 5 steps of 2 s, then 3 steps of 4 s
+    assert page._total_seconds([(5.0, 2.0), (8.0, 4.0)]) == 22.0
