@@ -57,7 +57,7 @@ class Recipe:
 
 
 RECIPES = {
-    "rec": Recipe((Stage(700, 1, True), Stage(250, 2, False)), 300, 2),
+    "rec": Recipe((Stage(800, 1, True), Stage(300, 2, False)), 280, 2),
     "counting": Recipe((Stage(700, 4, True), Stage(250, 4, False)), 200, 4, max_completion_length=20),
     "geometry": Recipe(
         (Stage(700, 4, True), Stage(250, 4, False)), 200, 4, figures=("area", "perimeter"), max_completion_length=20
