@@ -38,10 +38,11 @@ def pack(
             completion above it gets a pack of its own.
         visual_ids: image and video placeholder ids.
         mask_truncated: keep completions cut at the length limit out of the loss.
-        at_least: packs that can run side by side; fewer only where there are fewer completions.
+        at_least: packs that can run side by side.  Groups are not cut for it: reading a prompt and its pictures twice
+            costs more than it wins.
     """
     shares = plan(groups, tokens_per_pack)
-    if len(shares) < at_least:
+    if len(shares) < at_least <= len(groups):
         shares = balance(groups, at_least)
     return [assemble(members, groups, visual_ids, mask_truncated) for members in shares]
 
@@ -64,22 +65,19 @@ def plan(groups: Sequence[Group], tokens_per_pack: int) -> list[list[Share]]:
 
 
 def balance(groups: Sequence[Group], num_packs: int) -> list[list[Share]]:
-    """Spread groups evenly: longest first, each into the emptiest pack; too few groups are cut between completions."""
-    cuts = -(-num_packs // len(groups))
+    """Spread whole groups evenly over num_packs: longest first, each into the emptiest."""
     sized = []
     for i_group, group in enumerate(groups):
-        lengths = [len(completion.ids) for completion in group.completions]
-        for part in np.array_split(np.arange(len(lengths)), min(cuts, len(lengths))):
-            length = len(group.prompt.ids) + sum(lengths[i] for i in part)
-            sized.append((length, Share(i_group, tuple(part.tolist()))))
+        length = len(group.prompt.ids) + sum(len(completion.ids) for completion in group.completions)
+        sized.append((length, Share(i_group, tuple(range(len(group.completions))))))
     sized.sort(key=lambda item: -item[0])
-    packs: list[list[Share]] = [[] for _ in range(min(num_packs, len(sized)))]
-    filled = [0] * len(packs)
+    packs: list[list[Share]] = [[] for _ in range(num_packs)]
+    filled = [0] * num_packs
     for length, share in sized:
         emptiest = filled.index(min(filled))
         packs[emptiest].append(share)
         filled[emptiest] += length
-    return [sorted(shares, key=lambda share: (share.group, share.completions)) for shares in packs]
+    return [sorted(shares, key=lambda share: share.group) for shares in packs]
 
 
 def _shares(i_group: int, group: Group, tokens_per_pack: int) -> list[tuple[int, Share]]:

@@ -84,14 +84,12 @@ def test_gradients_stay_switched_off_in_threads(monkeypatch):
     assert threads.run(lambda _: paddle.is_grad_enabled(), [0, 1]) == [True, True]
 
 
-def test_balance_evens_out_and_cuts_groups_when_there_are_too_few(setting):
-    _, groups, _ = setting
+def test_balance_evens_out_and_groups_stay_whole(setting):
+    _, groups, visual = setting
     sizes = [len(group.prompt.ids) + len(group.completions[0].ids) for group in groups]
     packs = balance(groups, 2)
     filled = [sum(sizes[share.group] for share in shares) for shares in packs]
     assert sorted(share.group for shares in packs for share in shares) == [0, 1, 2, 3, 4]
     assert abs(filled[0] - filled[1]) <= max(sizes)
-    group = groups[0]
-    group.completions = [group.completions[0]] * 5
-    assert [shares[0].completions for shares in balance([group], 2)] == [(0, 1, 2), (3, 4)]
-    assert len(balance([groups[1]], 2)) == 1  # a single completion cannot be cut
+    assert len(pack(groups, 4096, visual, at_least=3)) == 3
+    assert len(pack(groups[:2], 4096, visual, at_least=3)) == 1
