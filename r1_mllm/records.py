@@ -158,3 +158,5 @@ class PackedBatch:
     """[I] float32 or None."""
     patch_rows: np.ndarray | None = None
     """[M] int64: where in the pack each merged visual token stands."""
+    structures: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the models derive from the fields above (who sees whom, rotary tables), kept for the pack's next pass."""

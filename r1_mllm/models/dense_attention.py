@@ -91,7 +91,7 @@ def _part(rectangle: Rectangle, num_rows: int, dtype: str) -> _Part:
     sizes = (batch, num_q, rectangle.key.shape[1])
     mask = rectangle.mask
     if mask is not None:
-        mask = paddle.to_tensor(np.ascontiguousarray(np.broadcast_to(mask, sizes))).astype(dtype)
+        mask = paddle.to_tensor(np.ascontiguousarray(np.broadcast_to(mask, sizes)), dtype=dtype)
     home = np.where(rectangle.home < 0, num_rows, rectangle.home)  # padding reads the gradient's row of zeros
     rows = (rectangle.query, rectangle.key, rectangle.value, home)
     return _Part(sizes, *(paddle.to_tensor(index.reshape(-1)) for index in rows), mask)

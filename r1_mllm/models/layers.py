@@ -91,7 +91,7 @@ def half_turn(head_dim: int, dtype: str) -> paddle.Tensor:
     matrix = np.zeros([head_dim, head_dim], np.float32)
     matrix[np.arange(half) + half, np.arange(half)] = -1.0
     matrix[np.arange(half), np.arange(half) + half] = 1.0
-    return paddle.to_tensor(matrix).astype(dtype)
+    return paddle.to_tensor(matrix, dtype=dtype)
 
 
 class RotaryTables:
@@ -110,8 +110,8 @@ class RotaryTables:
         wide_cos[:, :num_q], wide_sin[:, :num_q] = (cos * query_scale)[:, None], (sin * query_scale)[:, None]
         wide_cos[:, num_q : num_q + num_k], wide_sin[:, num_q : num_q + num_k] = cos[:, None], sin[:, None]
         wide_cos[:, num_q + num_k :] = 1.0
-        self.cos = paddle.to_tensor(wide_cos.reshape([tokens, -1])).astype(dtype)
-        self.sin = paddle.to_tensor(wide_sin.reshape([tokens, -1])).astype(dtype)
+        self.cos = paddle.to_tensor(wide_cos.reshape([tokens, -1]), dtype=dtype)
+        self.sin = paddle.to_tensor(wide_sin.reshape([tokens, -1]), dtype=dtype)
         self.turn = half_turn(head_dim, dtype)
 
     def apply(self, qkv: paddle.Tensor) -> paddle.Tensor:

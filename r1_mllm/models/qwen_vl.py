@@ -6,6 +6,9 @@ Shape letters: T packed tokens, N patches, M merged visual tokens, I pictures, C
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -17,9 +20,20 @@ from .config import ModelArch
 from .text import TextModel
 from .vision import VisionTower
 
+Structure = TypeVar("Structure")
+
 
 def _run(block, *args):
     return block(*args)
+
+
+def _kept(structures: dict | None, key: tuple, make: Callable[[], Structure]) -> Structure:
+    """Look a derived structure up, or make and keep it; equal networks (policy, reference, twins) share it."""
+    if structures is None:
+        return make()
+    if key not in structures:
+        structures[key] = make()
+    return structures[key]
 
 
 def predictor_rows(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,11 +83,20 @@ class QwenVL(nn.Layer):
     def _runner(self):
         return recompute_block if self.recompute and paddle.is_grad_enabled() else _run
 
-    def embed_images(self, pixels: np.ndarray | paddle.Tensor, grids: np.ndarray) -> paddle.Tensor:
-        """Encode pixels [N, 1176] of pictures with grids [I, 3] (t, h, w) as visual tokens [M, C]."""
+    def embed_images(
+        self, pixels: np.ndarray | paddle.Tensor, grids: np.ndarray, structures: dict | None = None
+    ) -> paddle.Tensor:
+        """Encode pixels [N, 1176] of pictures with grids [I, 3] (t, h, w) as visual tokens [M, C].
+
+        `structures` keeps what is derived from the grids for the next pass over the same pictures.
+        """
         pixels = paddle.to_tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
+        flash = self.flash
+        structure = _kept(
+            structures, (self.arch.vision, flash, self.dtype), lambda: self.visual.structure(grids, flash)
+        )
         with paddle.set_grad_enabled(paddle.is_grad_enabled() and not self.freeze_vision):
-            return self.visual(pixels, grids, self.flash, self._runner())
+            return self.visual(pixels, structure, self._runner())
 
     def embed(self, ids: np.ndarray, patch_rows: np.ndarray | None, images: paddle.Tensor | None) -> paddle.Tensor:
         """Embed ids [T]; rows patch_rows [M] take the visual tokens images [M, C].  Returns [T, C]."""
@@ -84,9 +107,17 @@ class QwenVL(nn.Layer):
 
     def hidden(self, batch: PackedBatch) -> paddle.Tensor:
         """Final hidden states [T, C] of a pack."""
-        images = None if batch.pixels is None else self.embed_images(batch.pixels, batch.grids)
+        images = None
+        if batch.pixels is not None:
+            images = self.embed_images(batch.pixels, batch.grids, batch.structures)
         x = self.embed(batch.ids, batch.patch_rows, images)
-        return self.text(x, batch.positions, batch.visible_until, self.flash, self._runner())
+        flash = self.flash
+        structure = _kept(
+            batch.structures,
+            (self.arch.text, flash, self.dtype),
+            lambda: self.text.structure(batch.positions, batch.visible_until, flash),
+        )
+        return self.text(x, structure, self._runner())
 
     def token_logp(self, batch: PackedBatch, temperature: float = 1.0) -> paddle.Tensor:
         """Log-probability [T] float32 of each completion token given what it may look at; 0 at prompt tokens."""

@@ -15,6 +15,9 @@ from . import attention
 from .config import TextArch
 from .layers import Linear, RMSNorm, RotaryTables, SwiGLU
 
+Structure = tuple[RotaryTables, attention.TextLayout]
+"""Rotary tables and attention layout of a pack."""
+
 
 def rope_angles(positions: np.ndarray, arch: TextArch) -> np.ndarray:
     """Angles [T, D] of 3-axis positions [3, T]: frequency i turns with the axis its mrope_section names."""
@@ -77,32 +80,26 @@ class TextModel(nn.Layer):
         """[V, C]; the embedding table itself when the checkpoint ties them."""
         return self.embed_tokens.weight if self.arch.tie_word_embeddings else self.lm_head.weight
 
-    def tables(self, positions: np.ndarray, flash: bool) -> RotaryTables:
-        """Rotary tables for positions [3, T]; flash kernels scale queries themselves."""
-        arch = self.arch
-        heads = (arch.num_attention_heads, arch.num_key_value_heads, arch.num_key_value_heads)
-        scale = 1.0 if flash else arch.head_dim**-0.5
-        return RotaryTables(rope_angles(positions, arch), heads, scale, self.norm.weight.dtype.name.lower())
-
-    def layout(self, visible_until: np.ndarray, flash: bool) -> attention.TextLayout:
-        """Attention structure of a pack, visible_until [T] int."""
-        arch = self.arch
-        dtype = self.norm.weight.dtype.name.lower()
+    def structure(self, positions: np.ndarray, visible_until: np.ndarray, flash: bool) -> Structure:
+        """Prepare a pack, positions [3, T] int64 and visible_until [T] int, for all layers."""
+        arch, dtype = self.arch, self.norm.weight.dtype.name.lower()
         heads = arch.num_attention_heads, arch.num_key_value_heads
-        return attention.TextLayout(visible_until, *heads, arch.head_dim, flash, dtype)
+        scale = 1.0 if flash else arch.head_dim**-0.5  # flash kernels scale queries themselves
+        tables = RotaryTables(rope_angles(positions, arch), (*heads, heads[1]), scale, dtype)
+        return tables, attention.TextLayout(visible_until, *heads, arch.head_dim, flash, dtype)
 
-    def forward(self, x, positions: np.ndarray, visible_until: np.ndarray, flash: bool, recompute, keep_kv=None):
+    def forward(self, x, structure: Structure, recompute, keep_kv: list | None = None):
         """Run the decoder.
 
         Args:
-            x: [T, C] embedded tokens.  positions: [3, T] int64.  visible_until: [T] int.
+            x: [T, C] embedded tokens.  structure: of the pack.
             recompute: a function (block, *args) that runs a block, with or without keeping its activations.
             keep_kv: a list that receives each layer's keys and values [T, 2*K*D] (then recompute is not used), or None.
 
         Returns:
             [T, C] after the last norm.
         """
-        tables, layout = self.tables(positions, flash), self.layout(visible_until, flash)
+        tables, layout = structure
         for layer in self.layers:
             x = recompute(layer, x, tables, layout) if keep_kv is None else layer(x, tables, layout, keep_kv)
         return self.norm(x)

@@ -18,6 +18,9 @@ from . import attention
 from .config import VISION_ROPE_THETA, VisionArch
 from .layers import NORMS, Linear, QuickGELU, RotaryTables, SwiGLU
 
+Structure = tuple[RotaryTables, attention.SegmentLayout, attention.SegmentLayout]
+"""Rotary tables of the patches, and who sees whom in blocks of full and of windowed attention."""
+
 
 def patch_positions(grids: np.ndarray, merge: int) -> np.ndarray:
     """Row and column of every patch [N, 2] in merge order, for grids [I, 3] (t, h, w)."""
@@ -118,27 +121,31 @@ class VisionTower(nn.Layer):
         heads = (arch.num_heads,) * 3
         return RotaryTables(angles, heads, 1.0 if flash else arch.head_dim**-0.5, dtype)
 
-    def forward(self, pixels: paddle.Tensor, grids: np.ndarray, flash: bool, recompute) -> paddle.Tensor:
-        """Encode pictures.
-
-        Args:
-            pixels: [N, 1176] normalised patches.  grids: [I, 3] int64 (t, h, w) in patches.
-            recompute: a function (block, *args) that runs a block, with or without keeping its activations.
-
-        Returns:
-            [M, text width] in the order of the grids.
-        """
-        arch = self.arch
-        dtype = self.patch_embed.weight.dtype.name.lower()
-        x = self.patch_embed(pixels.astype(dtype))
-        tables = self._tables(grids, flash, dtype)
+    def structure(self, grids: np.ndarray, flash: bool) -> Structure:
+        """Prepare pictures of grids [I, 3] int64 (t, h, w) for all blocks."""
+        arch, dtype = self.arch, self.patch_embed.weight.dtype.name.lower()
         heads = arch.num_heads, arch.head_dim, flash, dtype
-        full = attention.SegmentLayout(frame_lengths(grids), np.arange(len(pixels)), *heads)
+        num_patches = int(grids.prod(axis=1).sum())
+        full = attention.SegmentLayout(frame_lengths(grids), np.arange(num_patches), *heads)
         windows = full
         if arch.window_size:
             window = arch.window_size // arch.patch_size // arch.merge_size
             order, lengths = window_segments(grids, arch.merge_size, window)
             windows = attention.SegmentLayout(lengths, order, *heads)
+        return self._tables(grids, flash, dtype), full, windows
+
+    def forward(self, pixels: paddle.Tensor, structure: Structure, recompute) -> paddle.Tensor:
+        """Encode pictures.
+
+        Args:
+            pixels: [N, 1176] normalised patches.  structure: of their grids.
+            recompute: a function (block, *args) that runs a block, with or without keeping its activations.
+
+        Returns:
+            [M, text width] in the order of the grids.
+        """
+        arch, (tables, full, windows) = self.arch, structure
+        x = self.patch_embed(pixels.astype(self.patch_embed.weight.dtype))
         for i_block, block in enumerate(self.blocks):
             sees_all = not arch.window_size or i_block in arch.full_attention_blocks
             x = recompute(block, x, tables, full if sees_all else windows)

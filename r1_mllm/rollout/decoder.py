@@ -129,7 +129,8 @@ class Decoder:
         rows = np.flatnonzero(np.isin(ids, vision_ids))
         x = self.model.embed(ids, rows, paddle.concat(images) if images else None)
         kv: list[paddle.Tensor] = []
-        hidden = self.model.text(x, positions, np.repeat(ends, lengths), self.model.flash, None, kv)
+        structure = self.model.text.structure(positions, np.repeat(ends, lengths), self.model.flash)
+        hidden = self.model.text(x, structure, None, kv)
         last = paddle.gather(hidden, paddle.to_tensor(ends - 1))
         return Prefill(kv, ends - lengths, lengths), self.logits(last)
 

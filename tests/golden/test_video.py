@@ -50,6 +50,7 @@ def test_videos_match(video_case):
             assert next_position == golden["next_pos"][i_row]
             rows = np.flatnonzero(np.isin(ids, list(sources)))
             x = model.embed(ids, rows, model.embed_images(np.concatenate(pixels), grids))
-            hidden = model.text(x, positions, np.full(len(ids), len(ids)), False, lambda block, *a: block(*a))
+            structure = model.text.structure(positions, np.full(len(ids), len(ids)), flash=False)
+            hidden = model.text(x, structure, lambda block, *a: block(*a))
             got = model.logits(hidden).numpy()[-8:]
             np.testing.assert_allclose(got, golden["logits_last8"][i_row], atol=tolerance["logits_last8"], rtol=0)
