@@ -20,6 +20,7 @@ from r1_mllm.config import (
     RolloutConfig,
     TrainingConfig,
 )
+from r1_mllm.models import threads
 from r1_mllm.records import Group
 from r1_mllm.training.session import open_session
 from r1_mllm.training.step import accumulate_gradients, add_reference, assign_advantages, pack_groups
@@ -102,7 +103,8 @@ def test_equal_rewards_leave_the_divergence_alone(rollout):
     assert mean_kl > 1e-3 and update.loss == pytest.approx(0.5 * mean_kl, rel=1e-4)
 
 
-def test_pictures_of_different_sizes_and_none_stay_with_their_own_completions(rollout):
+def test_pictures_of_different_sizes_and_none_stay_with_their_own_completions(rollout, monkeypatch):
+    monkeypatch.setattr(threads, "count", lambda: 1)
     run, groups = rollout(num_generations=3, beta=0.1)
     assert len({len(group.prompt.ids) for group in groups}) == 3
     packs, _ = advance(run, groups)
