@@ -11,7 +11,7 @@ G completions and C completion tokens of a group (of a block: the most of any of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from paddle.nn import functional as F
 
 from . import kernels
 from .dense_attention import MASKED, DenseLayout, Rectangle, attend_dense
+
+MIN_STRETCH, MAX_STRETCHES = 64, 8
+"""Queries of a causal rectangle are cut into at most so many stretches of at least so many tokens."""
 
 PADDING_LIMIT = 1.25
 """Groups share a dense block while padding makes it at most this much larger than their own scores."""
@@ -132,21 +135,33 @@ def _causal(num_q: int, num_k: int) -> np.ndarray:
     return np.where(np.tril(np.ones([num_q, num_k], bool), num_k - num_q), 0.0, MASKED).astype(np.float32)[None]
 
 
+def _causal_rectangles(plan: _HeadPlan, own: np.ndarray, before: np.ndarray) -> Iterator[Rectangle]:
+    """Let tokens own [B, Q] look at tokens before [B, S] (-1: padding) and at their own past.
+
+    Queries are taken in stretches, each with the keys up to its end: half of a causal square need not be computed.
+    """
+    num_before, length = before.shape[1], own.shape[1]
+    stretch = max(MIN_STRETCH, -(-length // MAX_STRETCHES))
+    for start in range(0, length, stretch):
+        end = min(start + stretch, length)
+        keys = np.concatenate([before, own[:, :end]], axis=1)
+        mask = _causal(end - start, num_before + end)
+        if (before < 0).any():
+            hidden = np.concatenate([before < 0, np.zeros([len(own), end], bool)], axis=1)
+            mask = np.where(hidden[:, None], np.float32(MASKED), mask)
+        yield plan.rectangle(own[:, start:end], keys, mask)
+
+
 def _block_rectangles(spans: list[GroupSpan], plan: _HeadPlan) -> list[Rectangle]:
     """The prompts of a block among themselves, and its completions looking at prompt and own past."""
     prompt, rows, tail = block_shape(spans)
     prompts = _padded([(span.start, span.prompt_end) for span in spans], prompt)
-    rectangles = [plan.rectangle(prompts, prompts, _causal(prompt, prompt))]
-    if not rows:
-        return rectangles
-    own = _padded([part for span in spans for part in span.completions], tail)
-    which = np.repeat(np.arange(len(spans)), [len(span.completions) for span in spans])
-    keys = np.concatenate([prompts[which], own], axis=1)
-    mask = _causal(tail, prompt + tail)
-    if (prompts < 0).any():
-        hidden = np.concatenate([prompts[which] < 0, np.zeros_like(own, bool)], axis=1)
-        mask = np.where(hidden[:, None], np.float32(MASKED), mask)
-    return [*rectangles, plan.rectangle(own, keys, mask)]
+    rectangles = list(_causal_rectangles(plan, prompts, prompts[:, :0]))
+    if rows:
+        own = _padded([part for span in spans for part in span.completions], tail)
+        which = np.repeat(np.arange(len(spans)), [len(span.completions) for span in spans])
+        rectangles += _causal_rectangles(plan, own, prompts[which])
+    return rectangles
 
 
 class TextLayout:

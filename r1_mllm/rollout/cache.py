@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from ..models import fast_ops
 from ..models.attention import MASKED
 
 COLUMNS = 64
@@ -61,6 +62,8 @@ class Cache:
         """[B*K, S*R, P]; None when all prompts are equally long."""
         self.tail_mask: paddle.Tensor | None = None
         """[B*K*S, R, L]."""
+        self.open: paddle.Tensor | None = None
+        """[B*K*S, R, 1] zeros: a column of the mask that hides nothing."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -164,12 +167,13 @@ class Cache:
         seen = (place >= self.first_column[:, :, None]) & (place < self.column)
         mask = np.where(seen, 0.0, MASKED).astype(np.float32)[:, None, :, None]
         mask = np.broadcast_to(mask, [num_groups, kv_heads, samples, repeat, columns])
-        self.tail_mask = paddle.to_tensor(mask.reshape([-1, repeat, columns])).astype(self.dtype)
+        self.tail_mask = paddle.to_tensor(mask.reshape([-1, repeat, columns]), dtype=self.dtype)
+        self.open = paddle.zeros([self.tail_mask.shape[0], repeat, 1], self.dtype)
 
     def open_column(self) -> int:
         """Make the next column visible to every row and return its number; the caller fills it in every layer."""
         column = self.column
-        self.tail_mask[:, :, column] = 0.0
+        fast_ops.write_column(self.tail_mask, self.open, column, 2)
         self.column += 1
         return column
 

@@ -41,6 +41,7 @@ def slow_attention(qkv, visible_until):
 def test_dense_blocks_equal_a_loop_over_tokens(limit, most, monkeypatch):
     monkeypatch.setattr(attention, "PADDING_LIMIT", limit)
     monkeypatch.setattr(dense_attention, "MAX_SCORES", most)
+    monkeypatch.setattr(attention, "MIN_STRETCH", 2 if most > 1 else 64)
     qkv = np.random.default_rng(0).normal(size=(len(VISIBLE), (HEADS + 2 * KV_HEADS) * SIZE)).astype(np.float32)
     layout = attention.TextLayout(VISIBLE, HEADS, KV_HEADS, SIZE, False, "float32")
     got = attention.attend(paddle.to_tensor(qkv), layout).numpy()
