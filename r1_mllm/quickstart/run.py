@@ -74,7 +74,7 @@ class QuickstartConfig:
 
     task: Literal["rec", "counting", "geometry"] = "rec"
     output_dir: str | None = None
-    """None: runs/quickstart for rec, runs/quickstart-TASK for the others."""
+    """None: runs/quickstart for rec, runs/quickstart-TASK for the others; -smoke is added to that of a smoke run."""
     seed: int = 0
     smoke: bool = False
     """A minute instead of minutes: every part runs, nothing is learned."""
@@ -93,7 +93,7 @@ def run(config: QuickstartConfig) -> Path:
     Returns:
         The report's path.
     """
-    name = "quickstart" if config.task == "rec" else f"quickstart-{config.task}"
+    name = "quickstart" + f"-{config.task}" * (config.task != "rec") + "-smoke" * config.smoke
     folder = Path(config.output_dir or Path("runs") / name)
     recipe = SMOKE if config.smoke else RECIPES[config.task]
     clock = Clock()
