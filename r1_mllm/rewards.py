@@ -191,15 +191,18 @@ def score(
         raise ValueError(f"{len(weights)} reward_weights for {len(named)} reward_funcs; give one weight per reward")
     num = len(group.completions)
     grade_all(group, config)
-    total, judged = np.zeros(num), np.zeros(num, bool)
     counts = Counter(f"decided_by/{g.decided_by}" for g in group.grades)
-    for (name, function), weight in zip(named.items(), weights, strict=True):
+    for name, function in named.items():
         part = group.parts[name] = _checked(name, function(group, config), num)
-        missing = np.isnan(part)
-        counts[f"{name}/not_scored"] = int(missing.sum())
-        total, judged = total + weight * np.where(missing, 0.0, part), judged | ~missing
-    group.rewards = np.where(judged, total, np.nan)
+        counts[f"{name}/not_scored"] = int(np.isnan(part).sum())
+    group.rewards = weighted_sum(np.stack([group.parts[name] for name in named], axis=-1), np.array(weights))
     return +counts
+
+
+def weighted_sum(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Add up the rewards that apply: parts [..., G, K], weights [K] -> [..., G], NaN where none applies."""
+    total = np.nansum(parts * weights, axis=-1)
+    return np.where(np.isnan(parts).all(axis=-1), np.nan, total)
 
 
 def _checked(name: str, values: Sequence[float | None] | np.ndarray, num: int) -> np.ndarray:

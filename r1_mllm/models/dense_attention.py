@@ -21,7 +21,6 @@ from paddle.nn import functional as F
 MASKED = -1e9
 """Added to scores that must not count.  Finite: a row of -inf would make softmax NaN."""
 
-
 MAX_SCORES = 1 << 22
 """Scores of one product (16 MB in float32): the softmax then finds them in the processor's cache."""
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few operators whose obvious spelling is slow on a CPU, each with its public-API fallback.
 
-`paddle._C_ops` is not a stable interface, so every call to it stands here, guarded by a look-up at import and compared
-with the public spelling in tests/models/test_kernels.py.
+`paddle._C_ops` is not a stable interface: calls to it stand here, in fast_ops.py and in training/optimizer.py.  Those
+here are guarded by a look-up at import and compared with the public spelling in tests/models/test_kernels.py.
 
 Shape letters: T tokens, C hidden size, I intermediate size, N output size.
 """
@@ -16,7 +16,8 @@ from paddle import _C_ops
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-_HAS_ADDMM = hasattr(_C_ops, "addmm")
+from . import fast_ops
+
 _HAS_QUANT_NORM = hasattr(_C_ops, "fused_rms_norm_quant")
 _swiglu_kernel = F.swiglu if hasattr(F, "swiglu") else paddle.incubate.nn.functional.swiglu  # moved in Paddle 3.3
 
@@ -35,7 +36,7 @@ class _BiasLinear(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return _addmm(bias, x, weight)
+        return fast_ops.addmm(bias, x, weight)
 
     @staticmethod
     def backward(ctx, grad):
@@ -44,12 +45,6 @@ class _BiasLinear(PyLayer):
         if weight.stop_gradient:
             return grad_x, None, None
         return grad_x, paddle.matmul(x, grad, transpose_x=True), _column_sums(grad)
-
-
-def _addmm(total: paddle.Tensor, x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
-    if _HAS_ADDMM:
-        return _C_ops.addmm(total, x, weight, 1.0, 1.0)
-    return paddle.matmul(x, weight) + total
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
@@ -62,7 +57,7 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None =
     trains = not (x.stop_gradient and weight.stop_gradient)
     if trains and bias.ndim == 1 and paddle.is_grad_enabled() and on_cpu():
         return _BiasLinear.apply(x, weight, bias)
-    return _addmm(bias, x, weight)
+    return fast_ops.addmm(bias, x, weight)
 
 
 def _rms_norm_plain(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
@@ -132,7 +127,7 @@ class _GatedMLP(PyLayer):
         silu = gate.multiply_(sigmoid)
         ctx.save_for_backward(x, gate_up, down, sigmoid, silu, up)
         ctx.has_bias, ctx.residual_trains = bool(bias), not residual.stop_gradient
-        return _addmm(residual, silu * up, down)
+        return fast_ops.addmm(residual, silu * up, down)
 
     @staticmethod
     def backward(ctx, grad):
@@ -172,6 +167,6 @@ def gated_mlp(
         return _GatedMLP.apply(x, gate_up, down, residual, *([] if bias is None else [bias]))
     both = linear(x, gate_up, bias)
     if not on_cpu():
-        return _addmm(residual, _swiglu_kernel(both), down)
+        return fast_ops.addmm(residual, _swiglu_kernel(both), down)
     gate, up = paddle.split(both, 2, axis=1)
-    return _addmm(residual, F.silu(gate) * up, down)
+    return fast_ops.addmm(residual, F.silu(gate) * up, down)

@@ -18,12 +18,6 @@ SAME = 1e-6
 """Rewards whose spread is below this share of their size count as equal."""
 
 
-def weighted_sum(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Add up the rewards that apply: parts [N, G, K], weights [K] -> [N, G], NaN where none applies."""
-    total = np.nansum(parts * weights, axis=-1)
-    return np.where(np.isnan(parts).all(axis=-1), np.nan, total)
-
-
 def all_equal(rewards: np.ndarray) -> np.ndarray:
     """Say which groups hold one value only or fewer than two scored completions: [..., G] -> [...] bool."""
     scored = ~np.isnan(rewards)

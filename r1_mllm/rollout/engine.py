@@ -98,10 +98,8 @@ class Engine:
             raise ValueError(f"generate needs at least one prompt and n >= 1, got {len(prompts)} prompts and n={n}")
         length = max_new_tokens or self.config.max_completion_length
         jobs, per_prompt = _jobs(prompts, n, seed, length)
-        self.model.eval()
         run = Run(Decoder(self.model), self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
         run.complete(jobs)
-        self.model.train()
         return [[self._completion(row) for row in rows] for rows in per_prompt]
 
     def _completion(self, row: Row) -> Completion:

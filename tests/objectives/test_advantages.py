@@ -6,6 +6,7 @@ import pytest
 
 from r1_mllm.config import ObjectiveConfig
 from r1_mllm.objectives import advantages
+from r1_mllm.rewards import weighted_sum
 
 NAN = float("nan")
 
@@ -51,7 +52,7 @@ def test_an_unscored_completion_is_left_out_and_gets_zero():
 
 def test_weights_skip_the_rewards_that_do_not_apply():
     parts = np.array([[[1.0, NAN], [2.0, 4.0], [NAN, NAN]]])
-    total = advantages.weighted_sum(parts, np.array([1.0, 0.5]))
+    total = weighted_sum(parts, np.array([1.0, 0.5]))
     assert total[0, :2].tolist() == [1.0, 4.0] and np.isnan(total[0, 2])
 
 
@@ -59,7 +60,7 @@ def test_normalize_then_sum_gives_each_reward_its_own_scale():
     parts = np.array([[[0.0, 0.0], [1.0, 0.0], [0.0, 100.0], [1.0, 100.0]]])
     config = ObjectiveConfig(multi_objective_aggregation="normalize_then_sum")
     weights = np.ones(2)
-    ours = advantages.compute(advantages.weighted_sum(parts, weights), parts, weights, config)
+    ours = advantages.compute(weighted_sum(parts, weights), parts, weights, config)
     assert ours[0, 1] == pytest.approx(ours[0, 2], abs=1e-3)
     assert ours[0, 0] == pytest.approx(-ours[0, 3])
     assert ours[0, 3] > 1
