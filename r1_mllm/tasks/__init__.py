@@ -14,10 +14,14 @@ import numpy as np
 
 from ..config import RewardConfig
 from ..records import Example, Grade, View
+from . import open_detection
 from .counting import Counting
 from .geometry import Geometry
+from .gui import Gui
 from .math_boxed import MathBoxed
+from .open_detection import OpenDetection
 from .rec import Rec
+from .spatial import Spatial
 
 
 class Task(Protocol):
@@ -56,8 +60,24 @@ class Task(Protocol):
         """Make n wrong answer values."""
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Rec(), Counting(), Geometry(), MathBoxed())}
-ALIASES = {"count": "counting", "math": "geometry", "boxed": "math_boxed", "detection": "rec"}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Rec(), Counting(), Geometry(), MathBoxed(), Spatial(), OpenDetection(), Gui())
+}
+ALIASES = {
+    "count": "counting",
+    "math": "geometry",
+    "boxed": "math_boxed",
+    "detection": "rec",
+    "sat": "spatial",
+    "od": "open_detection",
+    "gui_defect": "gui",
+}
+METHODS = {
+    **dict.fromkeys(open_detection.METHODS, "open_detection"),
+    **dict.fromkeys(("default", "math", "mcq", "numeric"), "geometry"),
+    "all_match": "gui",
+}
+"""What a VLM-R1 row's `accu_reward_method` asks for -> the task that judges so."""
 
 
 def get_task(name: str) -> Task:
@@ -69,3 +89,8 @@ def get_task(name: str) -> Task:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown task {name!r}{hint} (known: {', '.join(known)})")
+
+
+def task_of(row: Mapping[str, Any]) -> Any:
+    """Tell which task a row names itself: `task`, or VLM-R1's `accu_reward_method`; None when neither says."""
+    return row.get("task") or METHODS.get(row.get("accu_reward_method"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MARK = re.compile(r"[ \t]*<image(\d{0,3})>[ \t]*")
-_CONTENT = frozenset({"image", "images", "image_path", "problem", "question", "conversations"})
+_CONTENT = frozenset({"image", "images", "image_path", "problem", "question", "conversations", "image_bytes"})
 
 
 def question_text(row: Mapping[str, Any], where: str, num_images: int) -> str:
@@ -33,7 +33,7 @@ def question_text(row: Mapping[str, Any], where: str, num_images: int) -> str:
 
 def images(row: Mapping[str, Any], where: str, image_root: str | None) -> tuple[str | bytes, ...]:
     """Read the pictures: paths joined with image_root, or encoded bytes; an empty tuple for a row of text only."""
-    for field in ("images", "image", "image_path"):
+    for field in ("images", "image", "image_path", "image_bytes"):
         value = row.get(field)
         if value is None or (isinstance(value, (str, list)) and not value):
             continue
