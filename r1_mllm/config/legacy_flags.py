@@ -21,6 +21,10 @@ class Legacy:
 RENAMED = {
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
+    "clip_ratio_c": "dual_clip",
+    "clip_ratio_dual": "dual_clip",
+    "clip_ratio_high": "epsilon_high",
+    "clip_ratio_low": "epsilon",
     "data_file_paths": "dataset_name",
     "dtype": "torch_dtype",
     "epochs": "num_train_epochs",
@@ -88,6 +92,11 @@ LEGACY = {
     "ref_model_mixup_alpha": Legacy("passed over: the reference model stays as it was at the start"),
     "ref_model_sync_steps": Legacy("passed over: the reference model stays as it was at the start"),
     "remove_unused_columns": Legacy("passed over: columns that are not needed do no harm"),
+    "reward_method": Legacy(
+        "--task decides how answers are judged: gui for all_match, open_detection with --detection_reward "
+        "map, ap50, map_length (odLength) or weighted_sum for the detection methods",
+        frozenset({"default", "math", "numeric", "mcq", "all_match"}),
+    ),
     "save_on_each_node": Legacy("passed over: rank 0 writes checkpoints"),
     "save_only_model": Legacy(_KEPT),
     "save_safetensors": Legacy("checkpoints are safetensors", frozenset({"true", "1", "yes"})),

@@ -67,6 +67,12 @@ class RolloutConfig:
     repetition_penalty: float = 1.0
     rollout_batch_rows: int = 256
     """Rows decoded together; waiting prompts join as rows finish."""
+    dynamic_sampling: bool = False
+    """Sample further prompts in place of groups that teach nothing, until the step holds mixed groups only (DAPO)."""
+    filter_metric: Literal["reward", "accuracy"] = "reward"
+    """dynamic_sampling: a group is mixed when its rewards differ, or when some answers are right and some wrong."""
+    max_num_gen_batches: int = 10
+    """dynamic_sampling: rounds of sampling per step at most; what is missing then is filled with unmixed groups."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class ObjectiveConfig:
     """None: the same as epsilon."""
     delta: float | None = None
     """Upper bound of the ratio on the unclipped side (two-sided clipping)."""
+    dual_clip: float | None = None
+    """Dual-clip PPO's c > 1: the objective of a token with negative advantage A is at least c * A; 3.0 is usual."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     advantage_estimator: Literal["group", "leave_one_out"] = "group"
     multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
@@ -96,6 +104,9 @@ class RewardConfig:
     soft_iou: bool = True
     """rec: pay the IoU itself; False: 1 above iou_threshold, else 0."""
     iou_threshold: float = 0.5
+    detection_reward: Literal["map", "ap50", "map_length", "weighted_sum"] | None = None
+    """open_detection: COCO mAP or AP50 of the answer, mAP times right/written boxes (at most 1), or overlap and
+    completeness; None: what the row's accu_reward_method says, else map_length."""
     verify_timeout: float = 2.0
     """Seconds one math comparison may take."""
     length_limit: int | None = None
@@ -134,7 +145,9 @@ class TrainingConfig:
     """Prompts per device and micro-step; each is expanded to num_generations completions on the same device."""
     gradient_accumulation_steps: int = 1
     num_iterations: int = 1
-    """Optimizer steps per rollout (mu in the GRPO paper)."""
+    """Passes over a rollout (mu in the GRPO paper); each is one optimizer step, unless mini_batch_size is given."""
+    mini_batch_size: int | None = None
+    """Prompts per device and optimizer step; None: all prompts of the rollout."""
     tokens_per_pack: int = 8192
     """Budget of one packed forward pass; a larger group is spread over several, its prompt repeated."""
     seed: int = 42
@@ -243,6 +256,11 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         value = flatten(config)[name]
         if value < 1:
             yield f"{name} {value}: must be at least 1"
+    if objective.dual_clip is not None and objective.dual_clip <= 1:
+        yield f"dual_clip {objective.dual_clip}: must be above 1 (3.0 is usual)"
+    prompts = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    if training.mini_batch_size is not None and (training.mini_batch_size < 1 or prompts % training.mini_batch_size):
+        yield f"mini_batch_size {training.mini_batch_size}: must divide the {prompts} prompts of a device's rollout"
     if training.max_steps < 1 and training.num_train_epochs <= 0:
         yield "max_steps and num_train_epochs: one of them must be above 0"
 
@@ -251,6 +269,7 @@ _AT_LEAST_ONE = (
     "max_prompt_length",
     "max_completion_length",
     "rollout_batch_rows",
+    "max_num_gen_batches",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "num_iterations",

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open-vocabulary detection: name every object asked for, answer with a JSON list of boxes and labels, or None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..answers import average_precision, detections, tags
+from ..answers.detections import UNUSABLE, Detection
+from ..config import RewardConfig
+from ..records import Example, Grade, View
+from . import rows, templates
+from .rec import Rec, answer_text
+
+METHODS = {
+    "map": "map",
+    "od_ap": "map",
+    "od_ap50": "ap50",
+    "odLength": "map_length",
+    "weighted_sum": "weighted_sum",
+}
+"""What VLM-R1's rows call it in `accu_reward_method` -> our name."""
+DEFAULT = "map_length"
+"""Without the discount for long lists, boxes written after the right ones cost nothing."""
+
+
+class OpenDetection:
+    """Answers are labelled boxes in px of the original picture; right is every object and nothing else."""
+
+    name = "open_detection"
+    messages = staticmethod(templates.messages)
+
+    def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
+        """Check one row (problem/solution, question/ground_truth or conversations) and make it an example."""
+        average_precision.require()
+        pictures = rows.images(row, where, image_root)
+        answer = self.gold(rows.gold_value(row, where, ("solution", "ground_truth", "answer")), where)
+        question = rows.question_text(row, where, len(pictures))
+        return Example(self.name, question, answer, pictures, meta=rows.meta(row, where))
+
+    def gold(self, value: Any, where: str) -> list[dict[str, Any]]:
+        """Read the right boxes (original px) from a list or text, with or without answer tags; [] for None."""
+        found = detections.parse(tags.unwrap(value)) if isinstance(value, str) else detections.read(value)
+        if found is None or not all(_is_box(item) for item in found):
+            raise ValueError(
+                f'{where}: answer {str(value)[:120]!r} is no list of {{"bbox_2d": [x1, y1, x2, y2], "label": "..."}} '
+                "with x1 < x2 and y1 < y2; write None where there is nothing to find"
+            )
+        return detections.as_rows(found)
+
+    def grade(
+        self,
+        text: str,
+        example: Example,
+        views: Sequence[View] = (),
+        config: RewardConfig | None = None,
+        method: str = "r1",
+    ) -> Grade:
+        """Score a completion; its boxes are taken back to the original picture by the first view, if there is one."""
+        answer = answer_text(text, method)
+        if not answer or not answer.strip():
+            return Grade(0.0, False, "no_answer")
+        written = detections.parse(answer)
+        if written is None:
+            return Grade(0.0, False, "no_list", answer.strip()[:80])
+        predicted = [Detection(views[0].to_original(box) if views else box, label) for box, label in written]
+        gold = detections.read(example.answer)
+        config = config or RewardConfig()
+        rule = config.detection_reward or METHODS.get(example.meta.get("accu_reward_method"), DEFAULT)
+        return Grade(
+            _score(rule, predicted, gold, config.iou_threshold),
+            _all_found(predicted, gold, config.iou_threshold),
+            rule if gold else "nothing_to_find",
+            detections.as_rows(predicted),
+        )
+
+    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
+        """Check the tags and that the answer is a list of boxes with labels, or None."""
+        parts = tags.split(text)
+        if not parts.ok:
+            return False, parts.reason
+        written = detections.parse(parts.answer or "")
+        if written is None or UNUSABLE in written:
+            return False, "the answer is neither a JSON list of boxes with labels nor None"
+        return True, ""
+
+    def show(self, value: Sequence[Mapping[str, Any]]) -> str:
+        """Write boxes as the model is asked to."""
+        items = [{"bbox_2d": [round(side, 1) for side in item["bbox_2d"]], "label": item["label"]} for item in value]
+        return f"```json\n{json.dumps(items, ensure_ascii=False)}\n```" if items else "None"
+
+    def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[list[dict[str, Any]]]:
+        """Make n wrong lists: one box shifted, or left out."""
+        found: list[list[dict[str, Any]]] = []
+        while len(found) < n:
+            boxes = list(example.answer)
+            at = int(rng.integers(max(len(boxes), 1)))
+            item = boxes[at] if boxes else {"bbox_2d": [0.0, 0.0, 100.0, 100.0], "label": "object"}
+            if len(boxes) > 1 and len(found) % 2:
+                wrong = boxes[:at] + boxes[at + 1 :]
+            else:
+                (box,) = Rec().distractors(Example("rec", "", tuple(item["bbox_2d"])), rng, 1)
+                wrong = [*boxes[:at], {**item, "bbox_2d": list(box)}, *boxes[at + 1 :]]
+            if wrong not in found or len(boxes) > n:
+                found.append(wrong)
+        return found
+
+
+def _score(rule: str, predicted: Sequence[Detection], gold: Sequence[Detection], threshold: float) -> float:
+    if not gold:
+        return float(not predicted)
+    if rule == "weighted_sum":
+        return detections.weighted_sum(predicted, gold, threshold)
+    precision = average_precision.average_precision([(predicted, gold)])
+    score = precision.ap50 if rule == "ap50" else precision.map
+    return score * detections.length_factor(predicted, gold) if rule == "map_length" else score
+
+
+def _all_found(predicted: Sequence[Detection], gold: Sequence[Detection], threshold: float) -> bool:
+    found = detections.pairs(predicted, gold, threshold, same_label=True)
+    return len(found) == len(gold) == len(predicted)
+
+
+def _is_box(item: Detection) -> bool:
+    x1, y1, x2, y2 = item.box
+    return item != UNUSABLE and x1 < x2 and y1 < y2
