@@ -169,6 +169,12 @@ class TrainingConfig:
     fp16: bool = False
     """Loss scaling; for cards without bfloat16."""
 
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps that are taken on what one round of sampling gave."""
+        prompts = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return prompts // (self.mini_batch_size or prompts) * self.num_iterations
+
 
 @dataclass(frozen=True)
 class GrpoConfig:

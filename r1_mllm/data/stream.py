@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,8 +40,13 @@ class Stream:
 
     def next(self) -> list[int]:
         """Example numbers of this rank's next batch."""
-        drawn = self._take(self.batch_size * self.world)
-        return drawn[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        return self.draw([self.batch_size] * self.world)
+
+    def draw(self, counts: Sequence[int]) -> list[int]:
+        """This rank's next counts[rank] example numbers; every rank passes the same list and walks on by its sum."""
+        drawn = self._take(sum(counts))
+        start = sum(counts[: self.rank])
+        return drawn[start : start + counts[self.rank]]
 
     __next__ = next
 

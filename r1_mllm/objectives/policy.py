@@ -72,7 +72,11 @@ def _clipped(log_ratio: paddle.Tensor, advantages: paddle.Tensor, config: Object
     clipped = paddle.clip(ratio, 1.0 - low, 1.0 + high)
     if config.delta is not None:
         ratio = paddle.clip(ratio, max=config.delta)
-    return -paddle.minimum(ratio * advantages, clipped * advantages)
+    objective = paddle.minimum(ratio * advantages, clipped * advantages)
+    if config.dual_clip is not None:  # Ye et al. 2020 (arXiv:1912.09729), equation 5
+        floor = paddle.maximum(objective, config.dual_clip * advantages)
+        objective = paddle.where(advantages < 0, floor, objective)
+    return -objective
 
 
 def _cispo(logp: paddle.Tensor, log_ratio: paddle.Tensor, advantages: paddle.Tensor, cap: float) -> paddle.Tensor:
@@ -118,8 +122,8 @@ def statistics(logp: np.ndarray, batch: PackedBatch, config: ObjectiveConfig) ->
         logp: [T] nats of the policy.
 
     Returns:
-        Sums over each row's tokens: `tokens`, `nll`, `clip_low`, `clip_high`, `cispo_clip`, `log_ratio_clamped` and,
-        with a reference, `kl`.
+        Sums over each row's tokens: `tokens`, `nll`, `clip_low`, `clip_high`, `cispo_clip`, `log_ratio_clamped`;
+        `clip_dual` with dual_clip, `kl` with a reference.
     """
     low, high = clip_bounds(config)
     mask, row = batch.mask, batch.row[batch.mask]
@@ -138,6 +142,8 @@ def statistics(logp: np.ndarray, batch: PackedBatch, config: ObjectiveConfig) ->
         ratio = np.minimum(ratio, config.delta)
     sums["clip_low"] = per_row((ratio < 1 - low) & (advantage < 0))
     sums["clip_high"] = per_row((ratio > 1 + high) & (advantage > 0))
+    if config.dual_clip is not None:
+        sums["clip_dual"] = per_row((ratio > config.dual_clip) & (advantage < 0))
     sums["cispo_clip"] = per_row((ratio > high) & (advantage > 0))
     sums["log_ratio_clamped"] = per_row(abs(log_ratio) > LOG_RATIO_LIMIT)
     if batch.ref_logp is not None:
@@ -158,6 +164,8 @@ def summary(rows: dict[str, np.ndarray], config: ObjectiveConfig) -> dict[str, f
     metrics = {"entropy": rows["nll"].sum() / total, "log_ratio_clamped": rows["log_ratio_clamped"].sum() / total}
     if "kl" in rows:
         metrics["kl"] = rows["kl"].sum() / total
+    if "clip_dual" in rows:
+        metrics["clip_ratio/dual_mean"] = rows["clip_dual"].sum() / total
     if config.loss_type == "cispo":
         return metrics | {"cispo_clip_ratio": rows["cispo_clip"].sum() / total}
     if config.importance_sampling_level == "sequence":  # one ratio per row: count rows, not tokens

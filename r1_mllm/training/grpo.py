@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .. import rewards
 from ..config import GrpoConfig
 from ..distributed import collectives
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
 from ..records import Group
-from ..runtime import NONFINITE, REWARDS, STOPPED, Stop
+from ..runtime import NONFINITE, STOPPED, Stop
 from . import durable, metrics
+from .collect import Rollout, collect, sampling_metrics
 from .optimizer import learning_rate
 from .session import Session, greedy_engine, open_session
 from .signals import StopRequest
@@ -27,10 +27,8 @@ from .step import (
     Update,
     accumulate_gradients,
     add_reference,
-    assign_advantages,
     offenders,
     pack_groups,
-    phase_seed,
 )
 from .tracking import completion_rows
 
@@ -56,41 +54,30 @@ def train(config: GrpoConfig) -> None:
 
 
 def _train(run: Session, stop: StopRequest) -> None:
-    config, rank = run.config, run.place.rank
+    config = run.config
     while run.step < run.num_steps:
-        watch = Stopwatch()
-        examples = [run.examples[i] for i in run.stream.next()]
-        prompts = [run.encode(example) for example in examples]
-        seconds = {"time/encode": watch.lap()}
-        seed = phase_seed(config.training.seed, run.step, "rollout", rank)
-        completions = run.engine.generate(prompts, config.rollout.num_generations, seed=seed)
-        seconds["time/generate"] = watch.lap()
-        groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
-        _score(run, groups)
-        assign_advantages(groups, run.weights, config)
-        seconds["time/reward"] = watch.lap()
-        packs = pack_groups(groups, run.visual_ids, config)
-        add_reference(packs, run.reference, config.rollout.temperature)
+        watch, before = Stopwatch(), run.step
+        rollout = collect(run, watch)
+        seconds = rollout.seconds
+        parts = [(groups, pack_groups(groups, run.visual_ids, config)) for groups in _mini_batches(run, rollout.groups)]
+        for _, packs in parts:
+            add_reference(packs, run.reference, config.rollout.temperature)
         seconds["time/reference"] = watch.lap()
-        shared = _describe_rollout(run, groups)
-        for _ in range(min(config.training.num_iterations, run.num_steps - run.step)):
+        shared = _describe_rollout(run, rollout)
+        for groups, packs in (parts * config.training.num_iterations)[: run.num_steps - run.step]:
             update = _update(run, groups, packs)
             seconds["time/update"] = watch.lap()
             _log(run, shared, update, seconds, watch.total())
             watch, seconds = Stopwatch(), {}
         if config.training.log_completions:
-            run.tracker.completions(run.step, _of_all_ranks(groups))
-        _after_rollout(run, stop)
+            run.tracker.completions(run.step, _of_all_ranks(rollout.sampled))
+        _after_rollout(run, before, stop)
 
 
-def _score(run: Session, groups: Sequence[Group]) -> None:
-    """Fill in what every completion earns."""
-    config = run.config.settled_reward
-    try:
-        for group in groups:
-            rewards.score(group, run.rewards, config)
-    except ValueError as error:
-        raise Stop(str(error), REWARDS) from error
+def _mini_batches(run: Session, groups: Sequence[Group]) -> list[Sequence[Group]]:
+    """Share a rollout's groups out to optimizer steps."""
+    size = run.config.training.mini_batch_size or len(groups)
+    return [groups[start : start + size] for start in range(0, len(groups), size)]
 
 
 def _update(run: Session, groups: Sequence[Group], packs: Packs) -> Update:
@@ -128,16 +115,20 @@ def _report_nonfinite(run: Session, groups: Sequence[Group], packs: Packs, updat
     run.tracker.message(f"warning: left out {what}")
 
 
-def _describe_rollout(run: Session, groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of the sampled groups of all ranks; counts their tokens."""
-    columns = metrics.join(collectives.gather_objects(metrics.describe(groups)))
+def _describe_rollout(run: Session, rollout: Rollout) -> dict[str, float]:
+    """Metrics of the sampled groups of all ranks, used or not; counts their tokens."""
+    columns = metrics.join(collectives.gather_objects(metrics.describe(rollout.sampled)))
+    sampling = sampling_metrics(rollout)
+    if sampling.get("dynamic_sampling/num_filled"):
+        rounds, filled = (int(sampling[f"dynamic_sampling/{name}"]) for name in ("num_rounds", "num_filled"))
+        run.tracker.message(f"warning: step {run.step + 1}: {filled} groups still unmixed after {rounds} rounds")
     num_prompts = columns["prompt_lengths"].size
     per_prompt = columns["lengths"].size / num_prompts
     if columns["not_scored"].all():
         run.tracker.message(f"warning: step {run.step + 1}: no reward judged any completion; nothing is learnt from it")
     tokens = int(columns["lengths"].sum() + columns["prompt_lengths"].sum() * per_prompt)
     run.num_tokens += tokens
-    return metrics.of_rollout(columns) | {"num_tokens": run.num_tokens, "rollout_tokens": tokens}
+    return metrics.of_rollout(columns) | sampling | {"num_tokens": run.num_tokens, "rollout_tokens": tokens}
 
 
 def _of_all_ranks(groups: Sequence[Group]) -> list[Group]:
@@ -166,10 +157,9 @@ def _log(run: Session, rollout: dict[str, float], update: Update, seconds: dict[
         run.window = []
 
 
-def _after_rollout(run: Session, stop: StopRequest) -> None:
-    """Evaluate and save when it is time; end when a signal asked for it."""
+def _after_rollout(run: Session, before: int, stop: StopRequest) -> None:
+    """Evaluate and save when a rollout that began at step `before` makes it time; end when a signal asked for it."""
     training = run.config.training
-    before = run.step - training.num_iterations
     done = run.step >= run.num_steps
     if training.eval_steps and not done and _passed(before, run.step, training.eval_steps):
         _evaluate(run, "during")
@@ -182,7 +172,7 @@ def _after_rollout(run: Session, stop: StopRequest) -> None:
 
 def _passed(before: int, now: int, every: int) -> bool:
     """Say whether a multiple of `every` lies in (before, now]: rollouts may take several steps."""
-    return every > 0 and now // every > max(before, 0) // every
+    return every > 0 and now // every > before // every
 
 
 def _evaluate(run: Session, when: str) -> EvalResult | None:

@@ -183,7 +183,7 @@ def count_steps(config: GrpoConfig, stream: Stream) -> int:
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
-    return math.ceil(training.num_train_epochs * stream.steps_per_epoch) * training.num_iterations
+    return math.ceil(training.num_train_epochs * stream.steps_per_epoch) * training.steps_per_rollout
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

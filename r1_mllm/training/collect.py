@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sample the groups of a step; with dynamic sampling (DAPO, arXiv:2503.14476, section 3.2) until all of them teach.
+
+Shape letter: G completions of a group.
+
+Rounds are agreed on by all ranks: each says how many groups it still lacks, the stream hands out exactly that many
+examples, and nobody asks again once nobody lacks any or the bound is reached.  So no sampled mixed group is thrown
+away, no example is skipped, and what is drawn follows from seed, step, round and rank alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import rewards
+from ..config import RolloutConfig
+from ..distributed import collectives
+from ..objectives.advantages import all_equal
+from ..records import Group
+from ..runtime import REWARDS, Stop
+from .session import Session
+from .step import Stopwatch, assign_advantages, phase_seed
+
+SAMPLING_METRICS = ("num_rounds", "num_sampled", "num_mixed", "num_filled")
+
+
+@dataclass
+class Rollout:
+    """What one rank sampled for a step."""
+
+    groups: list[Group] = field(default_factory=list)
+    """The step's groups, with advantages."""
+    dropped: list[Group] = field(default_factory=list)
+    """Unmixed groups that were sampled and not used: without pixels, their advantages 0."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """time/NAME -> seconds."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """dynamic_sampling/NAME -> this rank's number, for `SAMPLING_METRICS`; empty without dynamic sampling."""
+
+    @property
+    def sampled(self) -> list[Group]:
+        """Every group, used or not."""
+        return [*self.groups, *self.dropped]
+
+
+def collect(run: Session, watch: Stopwatch) -> Rollout:
+    """Draw, encode, sample and score a step's groups and compare their completions; called on every rank."""
+    rollout = Rollout()
+    if run.config.rollout.dynamic_sampling:
+        _collect_mixed(run, watch, rollout)
+    else:
+        rollout.groups = _sample(run, [run.stream.batch_size] * run.place.world, "rollout", watch, rollout)
+    assign_advantages(rollout.groups, run.weights, run.config)
+    for group in rollout.dropped:
+        group.advantages = np.zeros(len(group.completions))
+    _add(rollout.seconds, "time/reward", watch.lap())
+    return rollout
+
+
+def _collect_mixed(run: Session, watch: Stopwatch, rollout: Rollout) -> None:
+    settings, wanted, rank = run.config.rollout, run.stream.batch_size, run.place.rank
+    mixed: list[Group] = []
+    num_rounds = 0
+    while num_rounds < settings.max_num_gen_batches:
+        lacking = collectives.gather_objects(wanted - len(mixed))
+        if not any(lacking):
+            break
+        phase = "rollout" if num_rounds == 0 else f"rollout-{num_rounds}"
+        for group in _sample(run, lacking, phase, watch, rollout):
+            (mixed if is_mixed(group, settings) else rollout.dropped).append(group)
+        num_rounds += 1
+        num_filled = wanted - len(mixed)
+        num_dropped = len(rollout.dropped) - num_filled  # the latest may have to fill the step
+        rollout.dropped[:num_dropped] = map(_without_pixels, rollout.dropped[:num_dropped])
+    rollout.groups = mixed + rollout.dropped[num_dropped:]
+    del rollout.dropped[num_dropped:]
+    numbers = (num_rounds if rank == 0 else 0, len(rollout.sampled), len(mixed), num_filled)
+    rollout.counts = {f"dynamic_sampling/{n}": v for n, v in zip(SAMPLING_METRICS, numbers, strict=True)}
+
+
+def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, rollout: Rollout) -> list[Group]:
+    """Sample and score this rank's next counts[rank] groups; ranks with nothing to do return at once."""
+    examples = [run.examples[i] for i in run.stream.draw(counts)]
+    if not examples:
+        return []
+    prompts = [run.encode(example) for example in examples]
+    _add(rollout.seconds, "time/encode", watch.lap())
+    seed = phase_seed(run.config.training.seed, run.step, phase, run.place.rank)
+    completions = run.engine.generate(prompts, run.config.rollout.num_generations, seed=seed)
+    _add(rollout.seconds, "time/generate", watch.lap())
+    groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
+    score(run, groups)
+    _add(rollout.seconds, "time/reward", watch.lap())
+    return groups
+
+
+def score(run: Session, groups: Sequence[Group]) -> None:
+    """Fill in what every completion earns."""
+    config = run.config.settled_reward
+    try:
+        for group in groups:
+            rewards.score(group, run.rewards, config)
+    except ValueError as error:
+        raise Stop(str(error), REWARDS) from error
+
+
+def is_mixed(group: Group, settings: RolloutConfig) -> bool:
+    """Say whether a scored group can teach: its rewards differ, or under "accuracy" right and wrong answers meet."""
+    if settings.filter_metric == "accuracy":
+        return len({grade.correct for grade in group.grades}) == 2
+    return not bool(all_equal(group.rewards))
+
+
+def sampling_metrics(rollout: Rollout) -> dict[str, float]:
+    """Metrics of dynamic sampling, summed over all ranks; nothing without it."""
+    return collectives.sum_scalars(rollout.counts) if rollout.counts else {}
+
+
+def _without_pixels(group: Group) -> Group:
+    return dataclasses.replace(group, prompt=dataclasses.replace(group.prompt, pixels=None))
+
+
+def _add(seconds: dict[str, float], name: str, value: float) -> None:
+    seconds[name] = seconds.get(name, 0.0) + value
