@@ -92,6 +92,8 @@ class Prompt:
     """The rendered chat text before placeholders are expanded; what `completions.jsonl` shows."""
     second_per_grid: np.ndarray | None = None
     """[I] float32 seconds per temporal step, for grids with t > 1 only."""
+    opening: str = ""
+    """What the text has written of the answer already: "<think>" under a template that opens the thinking."""
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Completion:
     logprobs: np.ndarray
     """[C] float32 nats under the distribution it was sampled from (after temperature, before top-k/top-p cuts)."""
     text: str
-    """Decoded without special tokens."""
+    """Decoded without special tokens, behind the prompt's `opening`: the whole answer as rewards and logs see it."""
     finished: bool
     """False: cut at max_completion_length."""
 

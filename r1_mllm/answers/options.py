@@ -62,7 +62,7 @@ def plain(text: str) -> str:
 
 
 def _by_letter(text: str, names: Sequence[str]) -> tuple[int | None, str] | None:
-    """The option whose letter a text gives; (None, ...) for a letter that is none or is contradicted; None: no letter."""
+    """The option whose letter a text gives; (None, ...) for one out of range or contradicted; None: no letter."""
     found = choices.letter(text)
     if found is None:
         return None
@@ -77,7 +77,7 @@ def _by_letter(text: str, names: Sequence[str]) -> tuple[int | None, str] | None
 
 
 def _mentioned(said: str, names: Sequence[str]) -> int | None:
-    """The one option whose words stand in a sentence, nothing being denied; words inside a longer option do not count."""
+    """The one option whose words a sentence holds, nothing being denied; words inside a longer option do not count."""
     if _NEGATION.search(said):
         return None
     spans = [(i, *span) for i, name in enumerate(names) for span in _spans(name, said)]

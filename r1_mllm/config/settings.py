@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
+from .lora import LoraConfig
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -24,6 +26,8 @@ class ModelConfig:
     attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
     freeze_vision: bool = False
     """Keep the vision tower and its merger as they are."""
+    freeze_language: bool = False
+    """Keep embedding, decoder and head as they are; only the vision tower and its merger learn."""
     recompute: bool = False
     """Recompute each block's activations in the backward pass: less memory, about a third more time."""
 
@@ -48,6 +52,9 @@ class DataConfig:
     max_pixels: int | None = None
     prompt_template: str | None = None
     """YAML file that replaces the built-in prompts."""
+    chat_template: str | None = None
+    """None: the checkpoint's own, or generic when it has none.  generic (ChatML), dialogue (plain text), r1_zero (plain
+    text that opens the thinking; for base models) or a .jinja file."""
     system_prompt: str | None = None
     data_seed: int = 42
 
@@ -185,6 +192,7 @@ class GrpoConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -211,10 +219,16 @@ class EvalConfig:
     data_root: str = "."
     """Folder of the data sets."""
     image_root: str | None = None
-    """Folder the rows' picture paths start from; None: the data set's own folder."""
+    """Folder the rows' picture paths start from, or one per data set, `:` between them; None: the set's own folder."""
     allow_outside_image_root: bool = False
     test_datasets: tuple[str, ...] = ("refgta_subsample",)
     """Names under data_root without their suffix (.json, .jsonl, .parquet), or paths of files."""
+    task_list: tuple[str, ...] = ()
+    """detection, classify, math: their held-out sets take the place of test_datasets."""
+    domain: Literal["in", "out", "both"] = "both"
+    """task_list: sets from the domain trained on, from another one, or both."""
+    resized_images: bool = False
+    """RefGTA: read the pictures of `final_resize` instead of `final`, with the box that belongs to them."""
     task: str | None = None
     """None: rec for rows with a box, counting for whole-number answers, geometry for other ones."""
     results_name: str | None = None
@@ -237,6 +251,8 @@ class EvalConfig:
     iou_threshold: float = 0.5
     prompt_template: str | None = None
     """YAML file that replaces the built-in prompts."""
+    chat_template: str | None = None
+    """None: the checkpoint's own; else generic, dialogue, r1_zero or a .jinja file, as in training."""
     system_prompt: str | None = None
     overwrite: bool = False
     """Answer every row again even if a results file of the same arguments is there."""

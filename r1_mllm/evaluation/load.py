@@ -26,7 +26,7 @@ def load(model_dir: Path, config: EvalConfig) -> Loaded:
     dtype = settle_dtype(config.dtype, paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
     if dtype != config.dtype:
         print(f"computing in {dtype}" + ("" if config.dtype == "auto" else f": {config.dtype} needs a GPU"))
-    processor = Processor.from_pretrained(model_dir, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    processor = Processor.from_pretrained(model_dir, config.min_pixels, config.max_pixels, config.chat_template)
     model = load_pretrained(model_dir, dtype=dtype)
     model.attn_implementation = config.attn_implementation
     model.eval()

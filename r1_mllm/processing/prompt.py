@@ -7,7 +7,9 @@ Letters: P prompt tokens, N patches, I pictures.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ BOX_UNITS: dict[str, BoxUnits] = {"qwen2_vl": "per_mille", "qwen2_5_vl": "seen_p
 # A chat that ends inside a question is another chat; pictures come as parts of a message, never as text.
 REFUSED_IN_TEXT = (*VISION_TOKENS, "<|im_start|>", "<|im_end|>")
 MAX_CACHED_CHATS = 4096
+_OPENED = re.compile(r"<think>\s*\Z")
+
+log = logging.getLogger(__name__)
 
 
 class Processor:
@@ -43,9 +48,16 @@ class Processor:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike, min_pixels: int | None = None, max_pixels: int | None = None
+        cls,
+        folder: str | os.PathLike,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        chat_template: str | None = None,
     ) -> Processor:
-        """Read tokenizer, template and picture settings of a checkpoint folder; limits given here win."""
+        """Read tokenizer, template and picture settings of a checkpoint folder; limits and template given here win.
+
+        A folder without a chat template (a base model's) gets the generic one, and the log says so.
+        """
         config = read_json(Path(folder) / "config.json") if (Path(folder) / "config.json").is_file() else {}
         family = config.get("model_type")
         if family not in BOX_UNITS:
@@ -55,7 +67,15 @@ class Processor:
         if family == "qwen2_5_vl":
             tokens_per_second = float((config.get("vision_config") or {}).get("tokens_per_second", 4))
         pixels = PixelConfig.from_pretrained(folder).with_limits(min_pixels, max_pixels)
-        return cls(Tokenizer.from_pretrained(folder), pixels, BOX_UNITS[family], tokens_per_second)
+        tokenizer = Tokenizer.from_pretrained(folder, chat_template)
+        if tokenizer.template is None:
+            log.warning(
+                "%s has no chat template, as base models have none: using the generic one (ChatML). --chat_template "
+                "r1_zero asks in plain text and opens the thinking instead; --chat_template FILE.jinja takes yours",
+                folder,
+            )
+            tokenizer = Tokenizer.from_pretrained(folder, "generic")
+        return cls(tokenizer, pixels, BOX_UNITS[family], tokens_per_second)
 
     def encode(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Source] = (), add_generation_prompt: bool = True
@@ -71,7 +91,9 @@ class Processor:
         ids = self.expand(ids, grids)
         marks = (self.tokenizer.image_pad_id, self.tokenizer.video_pad_id)
         positions, next_position = rope_positions(ids, grids, marks, self.pixels.merge_size, self.tokens_per_second)
-        return Prompt(ids, positions, next_position, pixels, grids, views, text)
+        opening = _OPENED.search(text) if add_generation_prompt else None
+        opened = opening.group() if opening else ""
+        return Prompt(ids, positions, next_position, pixels, grids, views, text, opening=opened)
 
     def prompt_length(self, messages: Sequence[Mapping[str, Any]], image_sizes: Sequence[tuple[int, int]] = ()) -> int:
         """Count the tokens `encode` would give, from the (width, height) px of the pictures (see `image_size`)."""
@@ -82,6 +104,12 @@ class Processor:
     def image_size(self, source: Source) -> tuple[int, int]:
         """Read (width, height) px of a picture from its header."""
         return image_size(source, self.max_px)
+
+    def views(self, sources: Sequence[Source]) -> tuple[View, ...]:
+        """Say how `encode` will show pictures, from their headers."""
+        sizes = [self.image_size(source) for source in sources]
+        seen = [self.pixels.seen_hw(height, width) for width, height in sizes]
+        return tuple(View(wh, (hw[1], hw[0]), self.box_units) for wh, hw in zip(sizes, seen, strict=True))
 
     def expand(self, ids: np.ndarray, grids: np.ndarray | None, pad_id: int | None = None) -> np.ndarray:
         """Repeat each placeholder for the merged visual tokens of its grid.

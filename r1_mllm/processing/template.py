@@ -16,6 +16,7 @@ from typing import Any
 
 from .image import read_json
 
+BUILT_IN = Path(__file__).with_name("chat_templates")
 WORKER = Path(__file__).with_name("template_worker.py")
 # The worker sees this process's import path; its own folder stays off it, so that nothing there can hide a module.
 START = "import runpy, sys; path = sys.argv[1]; sys.path[:] = sys.argv[2:]; runpy.run_path(path, run_name='__main__')"
@@ -39,6 +40,15 @@ def template_source(folder: str | os.PathLike) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def named_template(name: str) -> str:
+    """Read a chat template by its built-in name (generic, dialogue, r1_zero) or from a .jinja file."""
+    known = sorted(path.stem for path in BUILT_IN.glob("*.jinja"))
+    path = BUILT_IN / f"{name}.jinja" if name in known else Path(name)
+    if not path.is_file():
+        raise ValueError(f"chat template {name!r} is no file and none of {', '.join(known)}")
+    return path.read_text(encoding="utf-8")
 
 
 class ChatTemplate:

@@ -14,10 +14,11 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from .image import read_json
-from .template import ChatTemplate, template_source
+from .template import ChatTemplate, named_template, template_source
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 """Stand for pictures; a model that could sample one would promise a picture that is not there."""
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 # Qwen2's split into words, as its tokenizer.json states it: contractions, letters, single digits, marks, line ends.
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -45,8 +46,12 @@ class Tokenizer:
         self._used_ids = np.fromiter(vocabulary.values(), np.int64)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike) -> Tokenizer:
+    def from_pretrained(cls, folder: str | os.PathLike, chat_template: str | None = None) -> Tokenizer:
         """Read tokenizer.json, or vocab.json with merges.txt, and the settings beside it.
+
+        Args:
+            chat_template: a built-in name or a .jinja file (`template.named_template`) instead of the folder's own;
+                generation then also stops at the family's end tokens, which a base model's settings may not list.
 
         ValueError naming the file that is missing or broken.
         """
@@ -59,7 +64,9 @@ class Tokenizer:
         eos = _optional(folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
         stops = set(eos) if isinstance(eos, list) else {eos}
         stops.add(backend.token_to_id(named.get("eos_token", "")))
-        source = template_source(folder)
+        source = template_source(folder) if chat_template is None else named_template(chat_template)
+        if chat_template is not None:
+            stops |= {backend.token_to_id(token) for token in END_TOKENS}
         return cls(
             backend,
             template=None if source is None else ChatTemplate(source, named, f"{folder}: chat template"),

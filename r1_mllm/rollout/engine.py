@@ -100,11 +100,14 @@ class Engine:
         jobs, per_prompt = _jobs(prompts, n, seed, length)
         run = Run(Decoder(self.model), self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
         run.complete(jobs)
-        return [[self._completion(row) for row in rows] for rows in per_prompt]
+        return [
+            [self._completion(row, prompt.opening) for row in rows]
+            for prompt, rows in zip(prompts, per_prompt, strict=True)
+        ]
 
-    def _completion(self, row: Row) -> Completion:
+    def _completion(self, row: Row, opening: str) -> Completion:
         ids = np.array(row.ids, np.int64)
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = opening + self.tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(ids, np.array(row.logprobs, np.float32), text, row.stopped)
 
 

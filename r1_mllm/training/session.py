@@ -14,23 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from ..config import GrpoConfig, RolloutConfig
 from ..data.mixture import LoadReport, load_examples, num_shared
 from ..data.stream import Stream
 from ..distributed import mesh
 from ..models.qwen_vl import QwenVL
-from ..models.weights import load_pretrained, resolve, save_pretrained
+from ..models.weights import resolve
 from ..processing.prompt import Processor
+from ..processing.template import template_source
 from ..records import Example, Prompt
 from ..rewards import RewardFunction, load_reward
 from ..rollout.engine import Engine
 from ..runtime import DATA, MODEL, Stop
-from ..tasks import get_task
+from ..tasks import task_of
 from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
 from .optimizer import AdamW
+from .policy_model import manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
 from .tracking import Tracker
 
@@ -104,7 +105,10 @@ class Session:
             _expose(final, self.run.output_dir)
 
     def _write_weights(self, folder: Path) -> None:
-        save_pretrained(self.model, folder)
+        write_policy(self.model, self.config, folder)
+        template = self.processor.tokenizer.template.source
+        if template != template_source(self.source):  # asked for, or supplied to a base model: evaluation must ask alike
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
     def close(self) -> None:
         """Close logs and give the folder back."""
@@ -141,9 +145,9 @@ def open_session(config: GrpoConfig) -> Session:
         report.write_quarantine(run.output_dir / "quarantine.jsonl")
         eval_report.write_quarantine(run.output_dir / "quarantine_eval.jsonl")
     point = run.resume_point
-    model = load_model(point.path if point else source, config)
-    model.set_freeze_vision(config.model.freeze_vision)
-    reference = _load_reference(source, config)
+    model = open_policy(source, config, point.path if point else None)
+    run.facts |= manifest_facts(model, config)
+    reference = open_reference(source, config, model)
     prompts_per_step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
     stream = Stream(len(examples), prompts_per_step, config.data.data_seed, place.rank, place.world)
     num_steps = count_steps(config, stream)
@@ -173,8 +177,12 @@ def open_session(config: GrpoConfig) -> Session:
 
 def chat(example: Example, processor: Processor, templates: Templates, config: GrpoConfig) -> list[dict[str, Any]]:
     """Lay an example out as messages."""
-    return get_task(example.task).messages(
-        example, templates=templates, system_prompt=config.data.system_prompt, view_units=processor.box_units
+    return task_of(example).messages(
+        example,
+        templates=templates,
+        system_prompt=config.data.system_prompt,
+        view_units=processor.box_units,
+        views=processor.views(example.images) if "boxes_px" in example.meta else (),
     )
 
 
@@ -195,46 +203,11 @@ def fingerprint(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def choose_dtype(config: GrpoConfig) -> str:
-    """Settle what the weights are kept in: float32 on a CPU, else what was asked for, else what the GPU has."""
-    asked = config.model.torch_dtype
-    if asked == "auto" and (config.training.bf16 or config.training.fp16):
-        asked = "bfloat16" if config.training.bf16 else "float16"
-    if paddle.get_device() == "cpu":
-        if asked not in ("auto", "float32"):
-            log.warning("computing in float32: Paddle multiplies no %s on a CPU", asked)
-        return "float32"
-    if asked != "auto":
-        return asked
-    return "bfloat16" if paddle.device.cuda.get_device_capability()[0] >= 8 else "float16"
-
-
-def load_model(folder: Path, config: GrpoConfig) -> QwenVL:
-    """Load a network with the run's settings for dtype, attention and recomputation."""
-    try:
-        model = load_pretrained(folder, dtype=choose_dtype(config))
-    except ValueError as error:
-        raise Stop(str(error), MODEL) from error
-    model.attn_implementation = config.model.attn_implementation
-    model.recompute = config.model.recompute
-    return model
-
-
-def _load_reference(source: Path, config: GrpoConfig) -> QwenVL | None:
-    """Load the model the policy must stay near; None when beta is 0."""
-    if not config.objective.beta:
-        return None
-    reference = load_model(source, config)
-    reference.eval()
-    for parameter in reference.parameters():
-        parameter.stop_gradient = True
-    return reference
-
-
 def _open_model_folder(config: GrpoConfig) -> tuple[Path, Processor]:
     try:
         source = resolve(config.model.model_name_or_path)
-        return source, Processor.from_pretrained(source, config.data.min_pixels, config.data.max_pixels)
+        data = config.data
+        return source, Processor.from_pretrained(source, data.min_pixels, data.max_pixels, data.chat_template)
     except (ValueError, OSError) as error:
         raise Stop(str(error), MODEL) from error
 

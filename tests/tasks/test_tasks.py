@@ -17,7 +17,7 @@ ROWS = {
     "counting": {"image": "a.jpg", "problem": "How many?", "solution": "<answer> 4 </answer>"},
     "geometry": {"image": "a.jpg", "problem": "Angle?", "solution": "<answer> 140\u00b0 </answer>"},
     "math_boxed": {"images": ["a.jpg"], "problem": "<image>Find x.", "answer": "\\frac{3}{8}"},
-    "spatial": {"image": "a.jpg", "question": "Where?", "choices": ["left", "right", "above", "below"], "answer": "(C)"},
+    "spatial": {"image": "a.jpg", "question": "Where?", "choices": ["left", "right", "up", "down"], "answer": "(C)"},
 }
 
 
