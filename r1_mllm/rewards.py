@@ -22,7 +22,7 @@ import numpy as np
 from .answers import boxes, tags
 from .config import RewardConfig
 from .records import Group
-from .tasks import get_task
+from .tasks import asked_as
 
 RewardFunction = Callable[[Group, RewardConfig], np.ndarray]
 
@@ -34,7 +34,7 @@ _WINDOW = 200
 def grade_all(group: Group, config: RewardConfig) -> None:
     """Fill `group.grades`, unless it is filled, with the task's verdict on every completion."""
     if len(group.grades) != len(group.completions):
-        task = get_task(group.example.task)
+        task = asked_as(group.example)
         views = group.prompt.views
         group.grades = [task.grade(done.text, group.example, views, config) for done in group.completions]
 
@@ -53,14 +53,14 @@ def ternary(group: Group, config: RewardConfig) -> np.ndarray:
 
 def well_formed(group: Group, config: RewardConfig) -> np.ndarray:
     """Pay 1 for the form the task asks for; a completion cut at the length limit has none: [G] of 0 or 1."""
-    task = get_task(group.example.task)
+    task = asked_as(group.example)
     texts = [(done.text, done.finished) for done in group.completions]
     return np.array([float(finished and task.check_format(text, group.example)[0]) for text, finished in texts])
 
 
 def json_box(group: Group, config: RewardConfig) -> np.ndarray:
-    """Pay 1 for an answer part that is JSON with a box in it: [G] of 0 or 1; does not apply to other tasks than rec."""
-    if group.example.task != "rec":
+    """Pay 1 for an answer part that is JSON with a box in it: [G] of 0 or 1; applies to open questions of rec only."""
+    if group.example.task != "rec" or group.example.form != "open":
         return np.full(len(group.completions), np.nan)
     answers = [tags.split(done.text).answer for done in group.completions]
     return np.array([float(answer is not None and boxes.is_json_box(answer)) for answer in answers])

@@ -69,7 +69,7 @@ def test_bad_rows_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"x\.jsonl:2: model_output None"):
         score_file("counting", file)
     file = write(tmp_path / "y.jsonl", [{"model_output": "a", "ground_truth": "perhaps"}])
-    with pytest.raises(ValueError, match=r"y\.jsonl:1: ground_truth 'perhaps'"):
+    with pytest.raises(ValueError, match=r"y\.jsonl:1: answer 'perhaps' is no answer"):
         score_file("judge", file)
     with pytest.raises(ValueError, match="did you mean 'counting'"):
         score_file("countin", file)

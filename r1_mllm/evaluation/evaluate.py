@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..config import RewardConfig
 from ..records import Completion, Example, Grade, Prompt
 from ..report.intervals import wilson
-from ..tasks import get_task
+from ..tasks import asked_as
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,20 @@ def _answer(
     assert len(answers) == len(batch), f"the engine answered {len(answers)} of {len(batch)} prompts"
     rows = []
     for example, prompt, (completion,) in zip(batch, prompts, answers, strict=True):
-        task = get_task(example.task)
+        task = asked_as(example)
         grade = task.grade(completion.text, example, prompt.views, reward_config, asked.method)
         rows.append(result_row(example, prompt, completion, grade))
     return rows
 
 
 def _prompt(processor: Any, example: Example, asked: EvalSettings) -> Prompt:
-    messages = get_task(example.task).messages(
+    messages = asked_as(example).messages(
         example,
         method=asked.method,
         templates=asked.templates,
         system_prompt=asked.system_prompt,
         view_units=processor.box_units,
+        views=processor.views(example.images) if "boxes_px" in example.meta else (),
     )
     try:
         return processor.encode(messages, example.images)

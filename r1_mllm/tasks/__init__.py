@@ -15,13 +15,17 @@ import numpy as np
 from ..config import RewardConfig
 from ..records import Example, Grade, View
 from . import open_detection
+from .choice import Choice
+from .classification import Classification
 from .counting import Counting
 from .geometry import Geometry
 from .gui import Gui
+from .judge import Judge
 from .math_boxed import MathBoxed
 from .open_detection import OpenDetection
 from .rec import Rec
 from .spatial import Spatial
+from .vqa import Vqa
 
 
 class Task(Protocol):
@@ -36,7 +40,7 @@ class Task(Protocol):
         """Read a gold answer alone, as recorded outputs have it."""
 
     def messages(
-        self, example: Example, method: str = "r1", templates=None, system_prompt=None, view_units=None
+        self, example: Example, method: str = "r1", templates=None, system_prompt=None, view_units=None, views=()
     ) -> list:
         """Lay the example out as chat messages (tasks/templates.py)."""
 
@@ -61,7 +65,9 @@ class Task(Protocol):
 
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (Rec(), Counting(), Geometry(), MathBoxed(), Spatial(), OpenDetection(), Gui())
+    task.name: task
+    for task in (Rec(), Counting(), Geometry(), MathBoxed(), Spatial(), OpenDetection(), Gui(), Classification(), Vqa())
+    + (Judge(), Choice(), Choice("multi_choice", several=True))
 }
 ALIASES = {
     "count": "counting",
@@ -69,6 +75,8 @@ ALIASES = {
     "boxed": "math_boxed",
     "detection": "rec",
     "sat": "spatial",
+    "classify": "classification",
+    "vqa": "coco_vqa",
     "od": "open_detection",
     "gui_defect": "gui",
 }
@@ -78,6 +86,11 @@ METHODS = {
     "all_match": "gui",
 }
 """What a VLM-R1 row's `accu_reward_method` asks for -> the task that judges so."""
+
+
+def asked_as(example: Example) -> Task:
+    """Find what asks and grades an example: its form if that is judge or choice, else its task."""
+    return get_task(example.task if example.form == "open" else example.form)
 
 
 def get_task(name: str) -> Task:

@@ -63,8 +63,11 @@ class Counting:
         return str(value)
 
     def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[int]:
-        """Make n different wrong counts, the nearest ones first choice."""
+        """Make n different wrong counts: the nearest ones, those that the data set has (`siblings`) first."""
+        seen = set(example.meta.get("siblings", ()))
         near = [example.answer + step for step in range(-n, n + 1) if step and example.answer + step >= 0]
+        if len(common := [value for value in near if value in seen]) >= n:
+            near = common
         return [int(number) for number in rng.permutation(sorted(near, key=lambda x: abs(x - example.answer))[:n])]
 
 

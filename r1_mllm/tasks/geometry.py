@@ -61,11 +61,7 @@ def math_example(task: Any, row: Mapping[str, Any], where: str, image_root: str 
     """Make an example of a row whose answer is an expression; options are written under the question."""
     pictures = rows.images(row, where, image_root)
     answer = task.gold(rows.gold_value(row, where, ("ground_truth", "answer", "solution")), where)
-    question = rows.question_text(row, where, len(pictures))
-    options = [str(option) for option in row.get("options") or ()]
-    letters = [chr(ord("A") + i) for i in range(len(options))]
-    if options and options != letters:
-        question += "\n" + "\n".join(f"({letter}) {option}" for letter, option in zip(letters, options, strict=True))
+    question = rows.with_options(rows.question_text(row, where, len(pictures)), row)
     return Example(task.name, question, answer, pictures, meta=rows.meta(row, where))
 
 
@@ -95,7 +91,10 @@ def grade_expression(answer: str | None, example: Example, config: RewardConfig)
 
 
 def wrong_expressions(example: Example, rng: np.random.Generator, n: int) -> list[str]:
-    """Change the first number of the answer, or take other option letters."""
+    """Take the row's `near_misses`, other option letters, or the answer with its first number changed."""
+    near = [str(value) for value in example.meta.get("near_misses") or () if str(value) != example.answer]
+    if len(set(near)) >= n:
+        return [str(value) for value in rng.permutation(sorted(set(near)))[:n]]
     if len(example.answer) == 1 and example.answer.isalpha():
         num_options = max(len(example.meta.get("options") or ()), n + 1, 4)
         others = [chr(ord("A") + i) for i in range(num_options) if chr(ord("A") + i) != example.answer.upper()]

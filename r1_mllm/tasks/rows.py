@@ -31,6 +31,16 @@ def question_text(row: Mapping[str, Any], where: str, num_images: int) -> str:
     return _MARK.sub(lambda mark: f" (picture {mark[1]}) " if named and mark[1] else " ", text).strip()
 
 
+def with_options(question: str, row: Mapping[str, Any]) -> str:
+    """Write a row's `options` under its question as (A), (B) ...; not when they are nothing but these letters."""
+    options = [str(option) for option in row.get("options") or ()]
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    if not options or options == letters:
+        return question
+    lines = (f"({letter}) {option}" for letter, option in zip(letters, options, strict=True))
+    return "\n".join([question, *lines])
+
+
 def images(row: Mapping[str, Any], where: str, image_root: str | None) -> tuple[str | bytes, ...]:
     """Read the pictures: paths joined with image_root, or encoded bytes; an empty tuple for a row of text only."""
     for field in ("images", "image", "image_path", "image_bytes"):

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..records import BoxUnits, Example
+from ..records import Box, BoxUnits, Example, View
 
 Templates = Mapping[str, Mapping[str, Mapping[str, str]]]
 """task -> form -> method -> text."""
@@ -46,16 +47,24 @@ def messages(
     templates: Templates | None = None,
     system_prompt: str | None = None,
     view_units: BoxUnits | None = None,
+    views: Sequence[View] = (),
 ) -> list[dict[str, Any]]:
-    """Lay an example out as chat messages: an optional system turn, one user turn with its pictures before the text."""
-    methods = (templates or built_in()).get(example.task, {}).get(example.form, {})
+    """Lay an example out as chat messages: an optional system turn, one user turn with its pictures before the text.
+
+    Prompts of judge and choice are those of the task, if it has its own, or the form's.
+
+    Args:
+        views: how the pictures are shown; boxes that a question proposes (`meta["boxes_px"]`) are written accordingly.
+    """
+    templates = templates or built_in()
+    methods = templates.get(example.task, {}).get(example.form) or templates.get(example.form, {}).get(example.form, {})
     if method not in methods:
         known = ", ".join(methods) or "none"
         raise ValueError(
             f"no prompt for task {example.task!r}, form {example.form!r}, method {method!r} (methods there: {known}); "
             "add it to the YAML file given as --prompt_template"
         )
-    text = _fill(methods[method], example, _UNITS[view_units])
+    text = _with_boxes(_fill(methods[method], example, _UNITS[view_units]), example, views)
     content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": text}]
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*turns, {"role": "user", "content": content}]
@@ -68,6 +77,20 @@ def _fill(template: str, example: Example, units: str) -> str:
     if "{caption}" in text:
         field, value = "{caption}", example.meta.get("normal_caption") or example.question
     return text.replace(field, str(value))
+
+
+def _with_boxes(text: str, example: Example, views: Sequence[View]) -> str:
+    """Write proposed boxes in the model's units instead of px of the original picture."""
+    boxes_px = example.meta.get("boxes_px")
+    if not boxes_px or not views:
+        return text
+    seen = {name: box_text(views[0].from_original(box_px)) for name, box_px in boxes_px.items()}
+    return re.sub("|".join(map(re.escape, seen)), lambda match: seen[match.group()], text)
+
+
+def box_text(box: Box) -> str:
+    """Write a box in whole units."""
+    return f"[{', '.join(str(round(side)) for side in box)}]"
 
 
 def _read(path: Path) -> Templates:

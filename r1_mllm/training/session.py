@@ -27,7 +27,7 @@ from ..records import Example, Prompt
 from ..rewards import RewardFunction, load_reward
 from ..rollout.engine import Engine
 from ..runtime import DATA, MODEL, Stop
-from ..tasks import task_of
+from ..tasks import asked_as
 from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
 from .optimizer import AdamW
@@ -107,7 +107,7 @@ class Session:
     def _write_weights(self, folder: Path) -> None:
         write_policy(self.model, self.config, folder)
         template = self.processor.tokenizer.template.source
-        if template != template_source(self.source):  # asked for, or supplied to a base model: evaluation must ask alike
+        if template != template_source(self.source):  # chosen, or supplied to a base model: others must ask alike
             (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ def open_session(config: GrpoConfig) -> Session:
 
 def chat(example: Example, processor: Processor, templates: Templates, config: GrpoConfig) -> list[dict[str, Any]]:
     """Lay an example out as messages."""
-    return task_of(example).messages(
+    return asked_as(example).messages(
         example,
         templates=templates,
         system_prompt=config.data.system_prompt,
