@@ -76,3 +76,12 @@ def test_impossible_settings_are_refused():
         Stream(0, 2, seed=1)
     with pytest.raises(ValueError, match="rank 2"):
         Stream(5, 2, seed=1, rank=2, world=2)
+
+
+def test_ranks_that_ask_for_different_numbers_still_share_everything_out():
+    streams = ranks(10, 2, 2)
+    drawn = [stream.draw([1, 3]) for stream in streams]
+    assert [len(part) for part in drawn] == [1, 3]
+    assert drawn[0] + drawn[1] == permutation(10, 3, 0)[:4].tolist()
+    assert [stream.draw([2, 0]) for stream in streams] == [permutation(10, 3, 0)[4:6].tolist(), []]
+    assert len({json.dumps(stream.state()) for stream in streams}) == 1

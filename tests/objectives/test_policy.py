@@ -66,6 +66,8 @@ def plain_loop(logp, batch, config, counts):
         else:
             plain = ratio if config.delta is None else min(ratio, config.delta)
             value = -min(plain * a, min(max(ratio, 1 - config.epsilon), 1 + high) * a)
+            if config.dual_clip is not None and a < 0:
+                value = min(value, -config.dual_clip * a)
         gap = batch.ref_logp[t] - logp[t]
         estimate = {"k1": -gap, "k2": gap * gap / 2, "k3": math.exp(gap) - gap - 1}[config.kl_estimator]
         value += config.beta * estimate
@@ -106,6 +108,35 @@ def test_clipping_is_pessimistic_on_both_sides():
     assert value(two, -1.0) == (pytest.approx(2.0), pytest.approx(2.0))
     assert value(half, 1.0) == (pytest.approx(-0.5), pytest.approx(-0.5))
     assert value(half, -1.0) == (pytest.approx(0.9), 0.0)
+
+
+def test_dual_clip_equals_a_plain_loop_and_two_sided_clipping():
+    logp, batch = three_rows()
+    logp[4], logp[5] = 0.9, 0.1  # ratios exp(2.9) and exp(0.4), both with a negative advantage
+    dual = ObjectiveConfig(beta=0.0, epsilon=0.1, epsilon_high=0.28, dual_clip=3.0)
+    value, gradient = evaluate(logp, batch, dual)
+    assert value == pytest.approx(plain_loop(logp, batch, dual, COUNTS), rel=1e-6)
+    free = ObjectiveConfig(beta=0.0, epsilon=0.1, epsilon_high=0.28)
+    assert gradient[4] == 0 < evaluate(logp, batch, free)[1][4]
+    assert gradient[5] == evaluate(logp, batch, free)[1][5] != 0
+    bounded = evaluate(logp, batch, ObjectiveConfig(beta=0.0, epsilon=0.1, epsilon_high=0.28, delta=3.0))
+    assert value == pytest.approx(bounded[0], rel=1e-6) and gradient == pytest.approx(bounded[1])
+    rows = policy.statistics(np.array(logp), batch, dual)
+    assert rows["clip_dual"].tolist() == [0, 1, 0]
+    assert policy.summary(rows, dual)["clip_ratio/dual_mean"] == pytest.approx(1 / 5)
+
+
+def test_dual_clip_by_hand():
+    config = ObjectiveConfig(beta=0.0, epsilon=0.2, dual_clip=3.0)
+    counts = policy.Counts(1, 1, 1)
+
+    def value(ratio, advantage):
+        return evaluate([math.log(ratio)], packed([0], [1], [0.0], [advantage]), config, counts)
+
+    assert value(5.0, -2.0) == (pytest.approx(6.0), 0.0)
+    assert value(2.5, -2.0) == (pytest.approx(5.0), pytest.approx(5.0))
+    assert value(0.5, -2.0) == (pytest.approx(1.6), 0.0)
+    assert value(5.0, 2.0) == (pytest.approx(-2.4), 0.0)
 
 
 def test_cispo_weighs_the_gradient_with_the_capped_ratio_and_takes_none_through_it():
