@@ -18,15 +18,19 @@ from ..config.flags import parse
 from ..data.mixture.pictures import PictureRoot
 from ..data.read import rows, splits
 from ..records import Example
-from ..tasks import get_task
+from ..tasks import get_task, named_task
 from ..tasks.templates import Templates, load_templates
+from . import domains, metrics
 from .evaluate import EvalResult, evaluate, summarise
 from .partial import PartialResults, fingerprint, finished_with
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 MAX_LISTED = 10
 """Complaints of a kind that an error spells out."""
-LABELS = ("model_name", "steps", "results_name", "logs_dir", "batch_size", "overwrite", "test_datasets", "data_root")
+LABELS = (
+    *("model_name", "steps", "results_name", "logs_dir", "batch_size", "overwrite"),
+    *("test_datasets", "data_root", "task_list", "domain"),
+)
 """Settings that change no row."""
 
 
@@ -63,10 +67,7 @@ def main(
 def run(config: EvalConfig) -> list[EvalResult]:
     """Evaluate every data set of the configuration, in order; the results are also on disk."""
     try:
-        sets, templates = (
-            [load_set(name, config) for name in config.test_datasets],
-            load_templates(config.prompt_template),
-        )
+        sets, templates = load_sets(config), load_templates(config.prompt_template)
     except ValueError as error:
         raise runtime.Stop(str(error), runtime.DATA) from error
     try:
@@ -76,18 +77,31 @@ def run(config: EvalConfig) -> list[EvalResult]:
     return evaluate_sets(config, sets, templates, model_dir)
 
 
+def load_sets(config: EvalConfig) -> list[DataSet]:
+    """Every data set of the configuration, each with its own picture folder where several are given."""
+    names = domains.names(config.task_list, config.domain) or config.test_datasets
+    roots = config.image_root.split(":") if config.image_root else [None]
+    if len(roots) == 1:
+        roots *= len(names)
+    if len(roots) != len(names):
+        raise ValueError(f"--image_root names {len(roots)} folders for {len(names)} data sets: {', '.join(names)}")
+    pairs = zip(names, roots, strict=True)
+    return [load_set(name, dataclasses.replace(config, image_root=root)) for name, root in pairs]
+
+
 def load_set(name: str, config: EvalConfig) -> DataSet:
     """Draw the rows of one data set and turn them into examples whose pictures exist."""
     path = find_data(name, config.data_root)
     table = list(rows(path, held_out_split(path)))
     if not table:
         raise ValueError(f"{path} has no rows")
-    task = config.task or guess_task([row for row, _ in table])
+    known = domains.SETS.get(name) if config.task_list else None
+    task = known.task if known else config.task or guess_task([row for row, _ in table])
     drawn = draw(table, config.sample_num, config.seed)
     root = PictureRoot(config.image_root or path.parent, config.allow_outside_image_root)
     examples, complaints = [], []
     for row, where in drawn:
-        example = get_task(task).example(row, where)
+        example = get_task(task).example(domains.resized(row, where) if config.resized_images else row, where)
         images, wrong = root.find(example.images)
         examples.append(dataclasses.replace(example, images=images))
         complaints.extend(f"{where}: {complaint}" for complaint in wrong)
@@ -106,6 +120,8 @@ def find_data(name: str, data_root: str) -> Path:
     if Path(name).suffix in SUFFIXES and Path(name).exists():
         return Path(name)
     candidates = [Path(data_root) / f"{name}{suffix}" for suffix in ("", *SUFFIXES)]
+    if name in domains.SETS:
+        candidates += [Path(data_root) / domains.SETS[name].folder / f"{name}{suffix}" for suffix in SUFFIXES]
     for path in candidates:
         if path.exists():
             return path
@@ -127,10 +143,19 @@ def held_out_split(path: Path) -> str | None:
 def guess_task(table: Sequence[dict[str, Any]]) -> str:
     """Tell what the rows ask for: a box, a whole number, or anything else that can be written as an answer."""
     answers = [row.get("solution", row.get("ground_truth")) for row in table]
+    if any(isinstance(row.get("accu_reward_method"), str) for row in table):
+        return _named_task(table)
     if all(boxes.gold_box(answer) is not None for answer in answers):
         return "rec"
     whole = all(isinstance(a, int) or (isinstance(a, str) and tags.unwrap(a).isdecimal()) for a in answers)
     return "counting" if whole else "geometry"
+
+
+def _named_task(table: Sequence[dict[str, Any]]) -> str:
+    found = {named_task(row) for row in table}
+    if len(found) != 1 or None in found:
+        raise ValueError(f"the rows name several tasks ({', '.join(map(str, sorted(found, key=str)))}); give --task")
+    return found.pop()
 
 
 def draw(table: Sequence[Any], num: int, seed: int) -> list[Any]:
@@ -177,6 +202,8 @@ def evaluate_sets(
     for data_set, result in zip(sets, results, strict=True):
         low, high = result.interval
         print(f"Accuracy of {data_set.name}: {result.accuracy:.2f}% ({result.num} rows, 95% {low:.2f} to {high:.2f})")
+        if further := metrics.shown(metrics.extra(data_set.task, result.rows)):
+            print(f"  {further}")
     return results
 
 
@@ -205,9 +232,9 @@ def _evaluate_set(
         _answer_all(config, remaining, templates, loaded, partial)
     result = summarise(partial.rows)
     settings = dataclasses.asdict(config)
-    result.write(
-        path, dataset=data_set.name, task=data_set.task, dtype=loaded.dtype, settings=settings, fingerprint=key
-    )
+    about = {"dataset": data_set.name, "domain": domains.DOMAINS.get(data_set.name), "task": data_set.task}
+    about["metrics"] = metrics.extra(data_set.task, result.rows)
+    result.write(path, **about, dtype=loaded.dtype, settings=settings, fingerprint=key)
     partial.remove()
     print(f"Results saved to {path}")
     return result
@@ -239,5 +266,6 @@ def _answer_all(
 def results_path(config: EvalConfig, data_set: DataSet) -> Path:
     """LOGS/rec_results_DATASET_MODEL_METHOD_STEPS.json with the model's label in lower case."""
     label = (config.model_name or Path(config.model_path).name).lower().replace("/", "_")
-    first = config.results_name or f"{data_set.task}_results"
+    first = (domains.label(data_set.name) if config.task_list else None) or config.results_name
+    first = first or f"{data_set.task}_results"
     return Path(config.logs_dir) / f"{first}_{data_set.name}_{label}_{config.method}_{config.steps}.json"

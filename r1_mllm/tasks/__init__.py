@@ -82,7 +82,9 @@ ALIASES = {
 }
 METHODS = {
     **dict.fromkeys(open_detection.METHODS, "open_detection"),
-    **dict.fromkeys(("default", "math", "mcq", "numeric"), "geometry"),
+    **dict.fromkeys(("default", "math", "numeric"), "geometry"),
+    "mcq": "choice",
+    "yes_no": "judge",
     "all_match": "gui",
 }
 """What a VLM-R1 row's `accu_reward_method` asks for -> the task that judges so."""
@@ -104,6 +106,6 @@ def get_task(name: str) -> Task:
     raise ValueError(f"unknown task {name!r}{hint} (known: {', '.join(known)})")
 
 
-def task_of(row: Mapping[str, Any]) -> Any:
+def named_task(row: Mapping[str, Any]) -> Any:
     """Tell which task a row names itself: `task`, or VLM-R1's `accu_reward_method`; None when neither says."""
     return row.get("task") or METHODS.get(row.get("accu_reward_method"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...config import DataConfig
 from ...records import Example
-from ...tasks import get_task, task_of
+from ...tasks import get_task, named_task
 from .. import read
 from . import quarantine, recipe
 from .embedded import EmbeddedPictures
@@ -187,7 +187,7 @@ def _checked_example(
 ) -> Example | None:
     """The row's example with pictures found, or None and a problem more."""
     default_task, root, check = settings
-    task = entry.task or default_task or task_of(row)
+    task = entry.task or default_task or named_task(row)
     if not isinstance(task, str):
         raise ValueError(f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row")
     try:
