@@ -16,7 +16,7 @@ from paddle import _C_ops
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import fast_ops
+from . import fast_ops, mkl
 
 _HAS_QUANT_NORM = hasattr(_C_ops, "fused_rms_norm_quant")
 _swiglu_kernel = F.swiglu if hasattr(F, "swiglu") else paddle.incubate.nn.functional.swiglu  # moved in Paddle 3.3
@@ -87,6 +87,7 @@ class _RMSNorm(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
+        width = x.shape[1]
         scale = paddle.rsqrt(_row_mean(x * x) + ctx.eps)
         grad_times_x = grad * x
         grad_weight = None
@@ -94,8 +95,10 @@ class _RMSNorm(PyLayer):
             grad_weight = paddle.matmul(scale, grad_times_x, transpose_x=True).reshape([-1])
         if x.stop_gradient:
             return None, grad_weight
-        along = paddle.matmul(grad_times_x, weight.reshape([-1, 1])) * (scale * scale * scale * (1.0 / x.shape[1]))
-        return (grad * weight).multiply_(scale).subtract_(x * along), grad_weight
+        # Outer products spread rows and columns: half the time of broadcasting them.
+        along = paddle.matmul(grad_times_x, weight.reshape([-1, 1])) * (scale * scale * scale * (1.0 / width))
+        across = paddle.matmul(along, paddle.ones([1, width], x.dtype)).multiply_(x)
+        return paddle.matmul(scale, weight.reshape([1, -1])).multiply_(grad).subtract_(across), grad_weight
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
@@ -112,18 +115,27 @@ def rms_norm_without_gradient(dtype: str) -> Callable[[paddle.Tensor, paddle.Ten
     return _rms_norm_fused if _HAS_QUANT_NORM and dtype == "float32" and on_cpu() else _rms_norm_plain
 
 
-class _GatedMLP(PyLayer):
-    """residual + down(silu(gate(x)) * up(x)) with a hand-written gradient.
+def _gate_and_up(x, gate_up, bias) -> list[paddle.Tensor]:
+    """x [T, C] @ gate_up [C, 2I] + bias [2I] as two tensors [T, I], without a copy that cuts one in half."""
+    rows, width = x.shape[0], gate_up.shape[1] // 2
+    halves = []
+    for first in (0, width):
+        if bias is None:
+            half = paddle.empty([rows, width], x.dtype)
+        else:
+            half = bias[first : first + width].expand([rows, width]).contiguous()
+        mkl.product(mkl.whole(x), mkl.Window(gate_up, first, width), mkl.whole(half), add=bias is not None)
+        halves.append(half)
+    return halves
 
-    Gate and up are two products instead of one, which spares the copies that cut [T, 2I] in half and join it again.
-    """
+
+class _GatedMLP(PyLayer):
+    """residual + down(silu(gate(x)) * up(x)) with a hand-written gradient; for tensors that mkl serves."""
 
     @staticmethod
     def forward(ctx, x, gate_up, down, residual, *bias):
-        weights = paddle.split(gate_up, 2, axis=1)
-        biases = paddle.split(bias[0], 2) if bias else (None, None)
-        gate, up = (linear(x, *part) for part in zip(weights, biases, strict=True))
-        sigmoid = F.sigmoid(gate)
+        gate, up = _gate_and_up(x, gate_up, *(bias or [None]))
+        sigmoid = mkl.sigmoid(gate)
         silu = gate.multiply_(sigmoid)
         ctx.save_for_backward(x, gate_up, down, sigmoid, silu, up)
         ctx.has_bias, ctx.residual_trains = bool(bias), not residual.stop_gradient
@@ -132,20 +144,25 @@ class _GatedMLP(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         x, gate_up, down, sigmoid, silu, up = ctx.saved_tensor()
-        weights = paddle.split(gate_up, 2, axis=1)
+        width = down.shape[0]
         inner = paddle.matmul(grad, down, transpose_y=True)
         grad_up, hidden = inner * silu, silu * up
         slope = (sigmoid + silu).subtract_(silu * sigmoid)  # d silu = sigmoid + silu * (1 - sigmoid)
         grad_gate = inner.multiply_(up).multiply_(slope)
+        halves = [(grad_gate, mkl.Window(gate_up, 0, width)), (grad_up, mkl.Window(gate_up, width, width))]
         grad_x = None
         if not x.stop_gradient:
-            grad_x = paddle.matmul(grad_gate, weights[0], transpose_y=True)
-            grad_x = grad_x.add_(paddle.matmul(grad_up, weights[1], transpose_y=True))
+            grad_x = paddle.empty_like(x)
+            for i, (half, weight) in enumerate(halves):
+                mkl.product(mkl.whole(half), weight, mkl.whole(grad_x), transpose_y=True, add=i > 0)
         grad_residual = grad if ctx.residual_trains else None
         if gate_up.stop_gradient:
             return (grad_x, None, None, grad_residual) + (None,) * ctx.has_bias
-        parts = [paddle.matmul(x, part, transpose_x=True) for part in (grad_gate, grad_up)]
-        grads = grad_x, paddle.concat(parts, axis=1), paddle.matmul(hidden, grad, transpose_x=True), grad_residual
+        grad_weight = paddle.empty_like(gate_up)
+        for half, weight in halves:
+            window = mkl.Window(grad_weight, weight.first, width)
+            mkl.product(mkl.whole(x), mkl.whole(half), window, transpose_x=True)
+        grads = grad_x, grad_weight, paddle.matmul(hidden, grad, transpose_x=True), grad_residual
         if not ctx.has_bias:
             return grads
         return *grads, paddle.concat([_column_sums(grad_gate), _column_sums(grad_up)])
@@ -163,8 +180,11 @@ def gated_mlp(
     Args:
         x: [T, C].  gate_up: [C, 2I], gate first.  down: [I, C].  residual: [T, C].  bias: [2I] of gate and up.
     """
-    if on_cpu() and paddle.is_grad_enabled() and not (x.stop_gradient and gate_up.stop_gradient):
-        return _GatedMLP.apply(x, gate_up, down, residual, *([] if bias is None else [bias]))
+    if mkl.serves(x) and x.dtype == gate_up.dtype == down.dtype:
+        if paddle.is_grad_enabled() and not (x.stop_gradient and gate_up.stop_gradient):
+            return _GatedMLP.apply(x, gate_up, down, residual, *([] if bias is None else [bias]))
+        gate, up = _gate_and_up(x, gate_up, bias)
+        return fast_ops.addmm(residual, gate.multiply_(mkl.sigmoid(gate)).multiply_(up), down)
     both = linear(x, gate_up, bias)
     if not on_cpu():
         return fast_ops.addmm(residual, _swiglu_kernel(both), down)

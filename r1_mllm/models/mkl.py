@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exponentials from the vector mathematics library inside Paddle's CPU wheels, which Paddle's own operators leave unused.
+"""What Paddle's CPU wheels carry and its operators leave unused: MKL's exponential, and products of column windows.
 
-`vsExp` of MKL takes all threads and is about eight times as fast as `paddle.exp` or a softmax.  It is reached through
-the C interface that Intel documents; where the library is missing the public operators serve.
+`vsExp` takes all threads and is about eight times as fast as `paddle.exp` or a softmax.  `cblas_sgemm` multiplies parts
+of a matrix where they stand.  Both are reached through the C interface that Intel documents; where the library is
+missing the public operators serve.
 """
+
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
@@ -33,7 +36,10 @@ def library() -> ctypes.CDLL | None:
     if not path.exists():
         return None
     loaded = ctypes.CDLL(str(path))
-    loaded.vsExp.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+    size, address, scalar = ctypes.c_int, ctypes.c_void_p, ctypes.c_float
+    loaded.vsExp.argtypes = [size, address, address]
+    matrix = [address, size]
+    loaded.cblas_sgemm.argtypes = [*[size] * 6, scalar, *matrix, *matrix, scalar, *matrix]
     return loaded
 
 
@@ -54,7 +60,45 @@ def power_(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def sigmoid(x: paddle.Tensor) -> paddle.Tensor:
-    """1 / (1 + e^-x), without a gradient of its own."""
-    if not serves(x):
-        return paddle.nn.functional.sigmoid(x)
-    return power_(x.scale(-1.0)).scale_(1.0, 1.0).reciprocal_()
+    """1 / (1 + e^-x), without a gradient of its own; x as `serves` wants it."""
+    powers = x.scale(-1.0)
+    address = powers.data_ptr()
+    library().vsExp(powers.size, address, address)  # what overflows becomes 1 / infinity, as it should
+    return powers.scale_(1.0, 1.0).reciprocal_()
+
+
+@dataclass(frozen=True)
+class Window:
+    """Columns first to first + width of a contiguous float32 matrix."""
+
+    matrix: paddle.Tensor
+    first: int
+    width: int
+
+    @property
+    def address(self) -> int:
+        """Of its first element."""
+        return self.matrix.data_ptr() + 4 * self.first
+
+
+def whole(matrix: paddle.Tensor) -> Window:
+    """All columns of a matrix [N, M]."""
+    return Window(matrix, 0, matrix.shape[1])
+
+
+_ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
+
+
+def product(
+    left: Window, right: Window, out: Window, transpose_x: bool = False, transpose_y: bool = False, add: bool = False
+) -> None:
+    """Write left @ right into out, or add it to what stands there; shapes as in paddle.matmul."""
+    rows, inner = (left.width, left.matrix.shape[0]) if transpose_x else (left.matrix.shape[0], left.width)
+    library().cblas_sgemm(
+        _ROW_MAJOR,
+        _TRANSPOSED if transpose_x else _PLAIN,
+        _TRANSPOSED if transpose_y else _PLAIN,
+        *(rows, out.width, inner, 1.0),
+        *(left.address, left.matrix.shape[1], right.address, right.matrix.shape[1], 1.0 if add else 0.0),
+        *(out.address, out.matrix.shape[1]),
+    )
