@@ -18,6 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 ADVANTAGES, POLICY = "tests/objectives/test_advantages.py", "tests/objectives/test_policy.py"
 CONFORMANCE = "tests/training/test_conformance.py"
+COLLECT = "tests/training/test_collect.py"
 
 
 class Mutant(NamedTuple):
@@ -36,6 +37,10 @@ MUTANTS = [
     Mutant("rewards.py", "np.nansum(parts * weights", "np.sum(parts * weights", ADVANTAGES),
     Mutant("objectives/policy.py", "return -paddle.minimum(", "return -paddle.maximum(", POLICY),
     Mutant("objectives/policy.py", "1.0 - low, 1.0 + high)", "1.0 - high, 1.0 + low)", POLICY),
+    Mutant("objectives/policy.py", "paddle.maximum(objective, config", "paddle.minimum(objective, config", POLICY),
+    Mutant("training/collect.py", "lacking = collectives.gather_objects(wanted - len(mixed))",
+           "lacking = collectives.gather_objects(wanted if len(mixed) < wanted else 0)", COLLECT),
+    Mutant("training/collect.py", "rollout.groups = mixed +", "rollout.groups = mixed[:1] +", COLLECT),
     Mutant("objectives/policy.py", "paddle.exp(log_ratio.detach())", "paddle.exp(log_ratio)", POLICY),
     Mutant("objectives/policy.py", "value + config.beta * kl", "value - config.beta * kl", POLICY),
     Mutant("objectives/policy.py", "paddle.where(mask, logp - old,", "paddle.where(mask, old - logp,", POLICY),

@@ -39,6 +39,13 @@ class DataConfig:
     dataset_name: str = ""
     """A .yaml mixture, a .json/.jsonl/.parquet file, or a saved data-set folder."""
     eval_dataset_name: str | None = None
+    form: tuple[Literal["open", "judge", "choice"], ...] = ("open",)
+    """What questions are turned into: open leaves them, judge asks whether an answer is right, choice lists options;
+    of several forms each example gets one.  Rows that are a judge or a choice already stay so."""
+    eval_form: tuple[Literal["open", "judge", "choice"], ...] | None = None
+    """The same for the evaluation set; None: as form."""
+    num_options: int = 4
+    """Options of a question made a choice, 2 to 8."""
     dataset_train_split: str = "train"
     dataset_test_split: str = "test"
     image_root: str | None = None
@@ -79,7 +86,7 @@ class RolloutConfig:
     filter_metric: Literal["reward", "accuracy"] = "reward"
     """dynamic_sampling: a group is mixed when its rewards differ, or when some answers are right and some wrong."""
     max_num_gen_batches: int = 10
-    """dynamic_sampling: rounds of sampling per step at most; what is missing then is filled with unmixed groups."""
+    """dynamic_sampling: sample at most so many times a step's prompts; what is missing then stays unmixed."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
 Shape letter: G completions of a group.
 
 Rounds are agreed on by all ranks: each says how many groups it still lacks, the stream hands out exactly that many
-examples, and nobody asks again once nobody lacks any or the bound is reached.  So no sampled mixed group is thrown
-away, no example is skipped, and what is drawn follows from seed, step, round and rank alone.
+examples, and nobody asks again once nobody lacks any or max_num_gen_batches times the step's prompts were sampled.  So
+no sampled mixed group is thrown away, no example is skipped, and what is drawn follows from seed, step, round and rank.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ def collect(run: Session, watch: Stopwatch) -> Rollout:
 def _collect_mixed(run: Session, watch: Stopwatch, rollout: Rollout) -> None:
     settings, wanted, rank = run.config.rollout, run.stream.batch_size, run.place.rank
     mixed: list[Group] = []
-    num_rounds = 0
-    while num_rounds < settings.max_num_gen_batches:
+    num_rounds = num_sampled = 0
+    while num_sampled < settings.max_num_gen_batches * wanted * run.place.world:
         lacking = collectives.gather_objects(wanted - len(mixed))
         if not any(lacking):
             break
+        num_sampled += sum(lacking)
         phase = "rollout" if num_rounds == 0 else f"rollout-{num_rounds}"
         for group in _sample(run, lacking, phase, watch, rollout):
             (mixed if is_mixed(group, settings) else rollout.dropped).append(group)
