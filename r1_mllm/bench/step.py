@@ -20,7 +20,7 @@ from ..records import Group, PackedBatch
 from ..training import metrics
 from ..training.optimizer import AdamW, learning_rate
 from ..training.scaling import LossScale
-from ..training.session import load_model
+from ..training.policy_model import load_model
 from ..training.step import accumulate_gradients, add_reference, assign_advantages, pack_groups, phase_seed
 from . import machine
 from .lengths import LengthEngine

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a run (settings.py) and the command lines and YAML files they come from (flags.py)."""
 
+from .lora import LoraConfig
 from .settings import (
     DataConfig,
     EvalConfig,
@@ -19,6 +20,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "GrpoConfig",
+    "LoraConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",

@@ -5,7 +5,13 @@ refused when ignoring it would change the result.
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime import Stop
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,27 @@ _ONE = frozenset({"1", "-1", "none"})
 _FULL_OPTIMIZER = "not sharded: every device keeps the whole optimizer state"
 _ONE_DEVICE = "each device holds the whole model; devices share the prompts"
 _FLOAT32 = "gradients and optimizer state are float32 always"
-_KEPT = "a checkpoint always keeps what resuming needs"
 _NO_DEEPSPEED = "training runs through Paddle's own data parallelism"
+
+
+def sharding_of(words: Sequence[str]) -> list[str]:
+    """Read the ZeRO stage of a DeepSpeed file and write it as the flag `--sharding`; say so on stderr.
+
+    Raises:
+        Stop: a file that cannot be read.
+    """
+    path = " ".join(words)
+    if path.lower() in _OFF:
+        return []
+    try:
+        stage = json.loads(Path(path).read_text("utf-8")).get("zero_optimization", {}).get("stage", 0)
+    except (OSError, ValueError, AttributeError) as error:
+        raise Stop(f"--deepspeed {path}: cannot be read ({error}); leave the flag out, or give a DeepSpeed file") from None
+    wanted = [f"stage{stage}"] if stage else []
+    meaning = f"mapped to --sharding stage{stage}" if stage else "nothing is sharded"
+    print(f"note: --deepspeed {path}: ZeRO stage {stage}, {meaning}; {_NO_DEEPSPEED}", file=sys.stderr)
+    return wanted
+
 
 LEGACY = {
     "amp_master_grad": Legacy(_FLOAT32),
@@ -66,7 +91,7 @@ LEGACY = {
     "dataloader_drop_last": Legacy("passed over: batches are always full; an epoch's rest joins the next one"),
     "ddp_find_unused_parameters": Legacy("passed over: a missing gradient counts as zeros"),
     "ddp_timeout": Legacy("passed over: Paddle's launcher has its own time limit"),
-    "deepspeed": Legacy(_NO_DEEPSPEED),
+    "deepspeed": Legacy("its ZeRO stage becomes --sharding"),
     "disable_tqdm": Legacy("the progress bar shows on interactive terminals only"),
     "do_eval": Legacy("evaluation runs whenever --eval_dataset_name is given"),
     "do_predict": Legacy("use `r1-mllm eval` for predictions", _OFF),
@@ -85,6 +110,8 @@ LEGACY = {
     "log_level": Legacy("passed over"),
     "logging_first_step": Legacy("the first step is always logged"),
     "logging_strategy": Legacy("--logging_steps decides", frozenset({"steps"})),
+    "lora_modules_to_save": Legacy("only adapters are trained with --use_peft", _OFF),
+    "lora_task_type": Legacy("adapters are those of a causal language model", frozenset({"causal_lm"})),
     "model_init_kwargs": Legacy("passed over: config.json and --torch_dtype, --attn_implementation decide", _OFF),
     "optim": Legacy("the optimizer is AdamW", frozenset({"adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"})),
     "pipeline_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
@@ -98,7 +125,6 @@ LEGACY = {
         frozenset({"default", "math", "numeric", "mcq", "all_match"}),
     ),
     "save_on_each_node": Legacy("passed over: rank 0 writes checkpoints"),
-    "save_only_model": Legacy(_KEPT),
     "save_safetensors": Legacy("checkpoints are safetensors", frozenset({"true", "1", "yes"})),
     "save_strategy": Legacy("--save_steps decides", frozenset({"steps"})),
     "sep_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
@@ -113,7 +139,8 @@ LEGACY = {
     "trust_remote_code": Legacy("no code of a checkpoint is ever run", _OFF),
     "use_flash_attention": Legacy("--attn_implementation decides"),
     "use_liger_kernel": Legacy("passed over: log-probabilities are computed in blocks always", _OFF),
-    "use_peft": Legacy("all weights are trained; adapters are not there", _OFF),
+    "use_dora": Legacy("adapters are plain LoRA", _OFF),
+    "use_rslora": Legacy("adapters are scaled by lora_alpha / lora_r", _OFF),
     "use_vllm": Legacy("completions come from the built-in engine", _OFF),
 }
 """Name -> what happens."""

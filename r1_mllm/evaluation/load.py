@@ -9,7 +9,7 @@ from pathlib import Path
 import paddle
 
 from ..config import EvalConfig, RolloutConfig
-from ..models.weights import load_pretrained
+from ..models.adapter_files import load_any
 from ..processing.prompt import Processor
 from ..rollout.engine import Engine
 
@@ -27,7 +27,7 @@ def load(model_dir: Path, config: EvalConfig) -> Loaded:
     if dtype != config.dtype:
         print(f"computing in {dtype}" + ("" if config.dtype == "auto" else f": {config.dtype} needs a GPU"))
     processor = Processor.from_pretrained(model_dir, config.min_pixels, config.max_pixels, config.chat_template)
-    model = load_pretrained(model_dir, dtype=dtype)
+    model = load_any(model_dir, dtype)
     model.attn_implementation = config.attn_implementation
     model.eval()
     rollout = RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)

@@ -24,9 +24,18 @@ class Linear(nn.Layer):
             [in_features, out_features], default_initializer=nn.initializer.Normal(0, 0.02)
         )
         self.bias = self.create_parameter([out_features], is_bias=True) if bias else None
+        self.adapter = None  # lora.FusedAdapter, where there is one
+
+    @property
+    def effective_weight(self) -> paddle.Tensor:
+        """[C, N] weight with its adapters merged in; the weight itself where there are none."""
+        return self.weight if self.adapter is None else self.adapter.merged(self.weight)
 
     def forward(self, x: paddle.Tensor, residual: paddle.Tensor | None = None) -> paddle.Tensor:
         """Apply the layer; `residual` [T, N] is added in the same GEMM where there is no bias."""
+        if self.adapter is not None:
+            added = self.adapter(x)
+            residual = added if residual is None else residual + added
         if residual is None:
             return kernels.linear(x, self.weight, self.bias)
         if self.bias is None:
@@ -67,6 +76,9 @@ class SwiGLU(nn.Layer):
         self.down = Linear(intermediate, width, bias)
 
     def forward(self, x: paddle.Tensor, residual: paddle.Tensor) -> paddle.Tensor:
+        if self.gate_up.adapter is not None or self.down.adapter is not None:
+            gate, up = paddle.split(self.gate_up(x), 2, axis=1)
+            return self.down(F.silu(gate) * up, residual)
         if self.down.bias is not None:
             residual = residual + self.down.bias
         return kernels.gated_mlp(x, self.gate_up.weight, self.down.weight, residual, self.gate_up.bias)

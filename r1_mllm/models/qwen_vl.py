@@ -27,6 +27,14 @@ def _run(block, *args):
     return block(*args)
 
 
+def _recomputed(block, x, *args):
+    """Run a block without keeping its activations; Paddle gives its weights gradients only if x wants one, too."""
+    if x.stop_gradient:
+        x = x.detach()
+        x.stop_gradient = False
+    return recompute_block(block, x, *args)
+
+
 def _kept(structures: dict | None, key: tuple, make: Callable[[], Structure]) -> Structure:
     """Look a derived structure up, or make and keep it; equal networks (policy, reference, twins) share it."""
     if structures is None:
@@ -80,8 +88,13 @@ class QwenVL(nn.Layer):
         for parameter in self.visual.parameters():
             parameter.stop_gradient = frozen
 
+    def set_freeze_language(self, frozen: bool) -> None:
+        """Keep embedding, decoder and head as they are; gradients only pass through them to the pictures."""
+        for parameter in self.text.parameters():
+            parameter.stop_gradient = frozen
+
     def _runner(self):
-        return recompute_block if self.recompute and paddle.is_grad_enabled() else _run
+        return _recomputed if self.recompute and paddle.is_grad_enabled() else _run
 
     def embed_images(
         self, pixels: np.ndarray | paddle.Tensor, grids: np.ndarray, structures: dict | None = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import paddle
 
-from . import threads
+from . import lora, threads
 from .qwen_vl import QwenVL
 
 Item = TypeVar("Item")
@@ -24,6 +24,7 @@ def _members(model: QwenVL, size: int) -> list[QwenVL]:
     while len(twins) < size - 1:
         with paddle.LazyGuard():  # parameters without memory of their own
             twins.append(QwenVL(model.arch))
+            lora.attach_like(twins[-1], model)
     for twin in twins[: size - 1]:
         twin.attn_implementation, twin.recompute = model.attn_implementation, model.recompute
         twin.freeze_vision, twin.training = model.freeze_vision, model.training

@@ -59,12 +59,12 @@ def _layer_weights(layer: DecoderLayer, arch: TextArch) -> LayerWeights:
     qkv, mlp = layer.attn.qkv, layer.mlp
     return LayerWeights(
         layer.input_layernorm.weight,
-        paddle.index_select(qkv.weight, columns, axis=1),
+        paddle.index_select(qkv.effective_weight, columns, axis=1),
         paddle.gather(qkv.bias, columns),
-        layer.attn.o.weight,
+        layer.attn.o.effective_weight,
         layer.post_attention_layernorm.weight,
-        mlp.gate_up.weight,
-        mlp.down.weight,
+        mlp.gate_up.effective_weight,
+        mlp.down.effective_weight,
     )
 
 

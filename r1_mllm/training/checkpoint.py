@@ -102,6 +102,8 @@ class Run:
     save_total_limit: int | None = None
     rank: int = 0
     lock: TextIO | None = field(default=None, repr=False)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What every manifest states besides its files: {"base_model": ...} of a run that trains adapters."""
 
     def save(
         self,
@@ -133,7 +135,7 @@ class Run:
             for i_rank, generator in enumerate(generators):
                 (state / f"rng-rank{i_rank:03d}.json").write_text(json.dumps(generator), encoding="utf-8")
 
-        self._on_first_rank(lambda: durable.publish(final, step, fill), f"checkpoint-{step}")
+        self._on_first_rank(lambda: durable.publish(final, step, fill, self.facts), f"checkpoint-{step}")
         if self.rank == 0:
             self._drop_old(step)
         return final
@@ -146,7 +148,7 @@ class Run:
             write_weights(folder)
             copy_companions(source, folder)
 
-        self._on_first_rank(lambda: durable.publish(final, step, fill), "final")
+        self._on_first_rank(lambda: durable.publish(final, step, fill, self.facts), "final")
         return final
 
     def close(self) -> None:

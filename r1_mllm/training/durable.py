@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +88,14 @@ def _files_below(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def seal(folder: Path, step: int) -> None:
-    """Flush every file of the folder to disk, then write its manifest, last."""
+def seal(folder: Path, step: int, facts: Mapping[str, Any] | None = None) -> None:
+    """Flush every file of the folder to disk, then write its manifest, last; it states the facts, too."""
     files = _files_below(folder)
     entries = {}
     for name, path in files.items():
         _sync_file(path)
         entries[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries}
+    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries, **(facts or {})}
     manifest["self"] = _self_hash(manifest)
     write_json(folder / MANIFEST, manifest)
     for below in {path.parent for path in files.values()} | {folder}:
@@ -150,11 +150,11 @@ def staged(parent: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(final: Path, step: int, fill: Callable[[Path], None]) -> None:
+def publish(final: Path, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any] | None = None) -> None:
     """Let `fill` write into a hidden folder, seal it and rename it to `final`; an older one of that name goes away."""
     with staged(final.parent) as staging:
         fill(staging)
-        seal(staging, step)
+        seal(staging, step, facts)
         if final.exists():
             remove(final)
         os.rename(staging, final)

@@ -123,7 +123,7 @@ def test_saved_settings_read_back_equal(tmp_path):
         (["--max_steps"], "--max_steps takes one value, got 0"),
         (["stray"], "unexpected argument 'stray'"),
         (["--tensor_parallel_degree", "2"], "not supported; each device holds the whole model"),
-        (["--use_peft"], "not supported"),
+        (["--use_dora"], "not supported"),
         (["--config", "nowhere.yaml"], "cannot be read"),
     ],
 )

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network a run trains: all weights, one tower, or adapters; and the one it must stay near."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import paddle
+
+from ..config import GrpoConfig
+from ..models import adapter_files, lora
+from ..models.lora import AdapterSpec
+from ..models.qwen_vl import QwenVL
+from ..models.weights import load_pretrained, save_pretrained
+from ..runtime import MODEL, Stop
+
+log = logging.getLogger(__name__)
+
+
+def open_policy(source: Path, config: GrpoConfig, resumed: Path | None = None) -> QwenVL:
+    """Load what a run trains, frozen where the settings say so.
+
+    Args:
+        source: the model folder the run starts from; with adapters also where the base weights always come from.
+        resumed: the checkpoint to continue from.
+    """
+    if config.lora.use_peft:
+        return _with_adapters(source, config, resumed)
+    model = load_model(resumed, config) if resumed else load_start(source, config)
+    model.set_freeze_vision(config.model.freeze_vision)
+    model.set_freeze_language(config.model.freeze_language)
+    if all(parameter.stop_gradient for parameter in model.parameters()):
+        raise Stop("freeze_vision and freeze_language together leave nothing to train; switch one off")
+    return model
+
+
+def open_reference(source: Path, config: GrpoConfig, policy: QwenVL) -> QwenVL | None:
+    """Give the model the policy must stay near: None when beta is 0, with adapters the policy without them.
+
+    The latter holds no weights of its own: it looks at the policy's, which adapters leave as they are.
+    """
+    if not config.objective.beta:
+        return None
+    if config.lora.use_peft:
+        return lora.without_adapters(policy)
+    reference = load_start(source, config)
+    reference.eval()
+    for parameter in reference.parameters():
+        parameter.stop_gradient = True
+    return reference
+
+
+def write_policy(model: QwenVL, config: GrpoConfig, folder: Path) -> None:
+    """Write a checkpoint's weights: the whole network in published layout, or the adapters in HF PEFT's."""
+    if config.lora.use_peft:
+        adapter_files.save(model, folder, config.lora.lora_dropout)
+    else:
+        save_pretrained(model, folder)
+
+
+def manifest_facts(model: QwenVL, config: GrpoConfig) -> dict[str, str]:
+    """Say in every manifest which model the adapters belong to."""
+    return {"base_model": lora.spec_of(model).base} if config.lora.use_peft else {}
+
+
+def load_start(source: Path, config: GrpoConfig) -> QwenVL:
+    """Load the weights a run starts from, --adapter merged into them."""
+    model = load_model(source, config)
+    if config.lora.adapter:
+        try:
+            adapter_files.merge_folder(model, config.lora.adapter)
+        except ValueError as error:
+            raise Stop(str(error), MODEL) from error
+    return model
+
+
+def load_model(folder: Path, config: GrpoConfig) -> QwenVL:
+    """Load a network with the run's settings for dtype, attention and recomputation."""
+    try:
+        model = load_pretrained(folder, dtype=choose_dtype(config))
+    except ValueError as error:
+        if adapter_files.is_adapter(folder):
+            base = adapter_files.read_spec(folder).base
+            message = f"{folder} is an adapter, not a whole model: --model_name_or_path {base} --adapter {folder}"
+            raise Stop(message, MODEL) from error
+        raise Stop(str(error), MODEL) from error
+    model.attn_implementation = config.model.attn_implementation
+    model.recompute = config.model.recompute
+    return model
+
+
+def choose_dtype(config: GrpoConfig) -> str:
+    """Settle what the weights are kept in: float32 on a CPU, else what was asked for, else what the GPU has."""
+    asked = config.model.torch_dtype
+    if asked == "auto" and (config.training.bf16 or config.training.fp16):
+        asked = "bfloat16" if config.training.bf16 else "float16"
+    if paddle.get_device() == "cpu":
+        if asked not in ("auto", "float32"):
+            log.warning("computing in float32: Paddle multiplies no %s on a CPU", asked)
+        return "float32"
+    if asked != "auto":
+        return asked
+    return "bfloat16" if paddle.device.cuda.get_device_capability()[0] >= 8 else "float16"
+
+
+def _with_adapters(source: Path, config: GrpoConfig, resumed: Path | None) -> QwenVL:
+    settings = config.lora
+    if config.model.freeze_language:
+        raise Stop("use_peft and freeze_language: adapters keep the language model's weights as they are; choose one")
+    model = load_model(source, config)
+    start = resumed or settings.adapter
+    name = config.model.model_name_or_path
+    base = str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name
+    try:
+        if start:
+            spec = replace(adapter_files.read_spec(start), base=base)
+        else:
+            targets = settings.lora_target_modules
+            spec = AdapterSpec(settings.lora_r, settings.lora_alpha, targets, settings.lora_exclude_modules, base)
+        lora.attach(model, spec, settings.lora_dropout, config.training.seed)
+        if start:
+            adapter_files.load_into(model, start)
+    except ValueError as error:
+        raise Stop(str(error), MODEL) from error
+    if config.model.freeze_vision and not model.freeze_vision:
+        raise Stop("freeze_vision, but lora_target_modules chooses modules of the vision tower; exclude them")
+    own, rest = adapter_files.num_parameters(model)
+    log.info("training %d numbers of adapters (rank %d) beside %d that stay", own, spec.rank, rest)
+    return model
