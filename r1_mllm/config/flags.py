@@ -20,7 +20,7 @@ import tyro
 import yaml
 
 from ..runtime import USAGE, Stop
-from .legacy_flags import LEGACY, RENAMED, VALUES
+from .legacy_flags import LEGACY, RENAMED, VALUES, sharding_of
 
 Config = TypeVar("Config")
 Given = dict[str, list[str]]
@@ -51,6 +51,9 @@ def parse(cls: type[Config], argv: Sequence[str], prog: str, description: str | 
     kinds = leaf_types(cls)
     if not {"-h", "--help"} & set(argv):
         given = _with_config_file(split(argv, kinds), kinds)
+        if "deepspeed" in given:
+            words = sharding_of(given.pop("deepspeed"))
+            given |= {"sharding": words} if words else {}
         argv = _canonical(given, kinds)
     else:
         argv = ["--help"]
@@ -115,27 +118,41 @@ def _with_config_file(given: Given, kinds: dict[str, Any]) -> Given:
     return {**split(_file_argv(Path(files[0]), kinds), kinds), **given}
 
 
-def _file_argv(path: Path, kinds: dict[str, Any]) -> list[str]:
-    """Spell a YAML file as a command line; an `env` mapping goes to the environment instead."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of settings; scalars stay text."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader) or {}
     except OSError as error:
         raise Stop(f"--config {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Stop(f"--config {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise Stop(f"--config {path}: expected lines `name: value`")
+    return content
+
+
+def refuse_unknown(content: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Stop at a key that is none of those known, with the nearest one."""
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise Stop(f"{where}: unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {known}"))
+
+
+def _file_argv(path: Path, kinds: dict[str, Any]) -> list[str]:
+    """Spell a YAML file as a command line; an `env` mapping goes to the environment instead."""
+    content = read_yaml(path)
     os.environ.update({str(name): str(value) for name, value in (content.pop("env", None) or {}).items()})
     argv: list[str] = []
     for name, value in content.items():
         if isinstance(value, dict):  # a component's name with its fields below
-            argv += [word for pair in value.items() for word in _spell(*pair)]
+            argv += [word for pair in value.items() for word in spell(*pair)]
         else:
-            argv += _spell(name, value)
+            argv += spell(name, value)
     return argv
 
 
-def _spell(name: str, value: Any) -> list[str]:
+def spell(name: str, value: Any) -> list[str]:
     """Write one setting as words; the first value is attached, so that it may begin with dashes."""
     words = ["None" if item is None else str(item) for item in (value if isinstance(value, list) else [value])]
     return [f"--{name}={words[0]}", *words[1:]] if words else [f"--{name}"]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from .lora import LoraConfig
+from .stopping import StoppingConfig
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class RewardConfig:
     detection_reward: Literal["map", "ap50", "map_length", "weighted_sum"] | None = None
     """open_detection: COCO mAP or AP50 of the answer, mAP times right/written boxes (at most 1), or overlap and
     completeness; None: what the row's accu_reward_method says, else map_length."""
+    jaccard: bool = False
+    """choice with several right letters: pay the share of common letters; False: only for exactly the right ones."""
     verify_timeout: float = 2.0
     """Seconds one math comparison may take."""
     length_limit: int | None = None
@@ -168,6 +171,8 @@ class TrainingConfig:
     logging_steps: int = 1
     save_steps: int = 100
     save_total_limit: int | None = 2
+    save_only_model: bool = False
+    """Checkpoints without optimizer state: a third of the space, and the run can only be restarted, not resumed."""
     eval_steps: int | None = None
     """Also evaluate every so many steps; before and after training it happens whenever there is an evaluation set."""
     eval_num: int | None = None
@@ -202,6 +207,7 @@ class GrpoConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -219,8 +225,10 @@ class GrpoConfig:
 class EvalConfig:
     """Everything `r1-mllm eval`, eval/test_rec.py and eval/test_r1-v.py can be told."""
 
-    model_path: str
+    model_path: str | None = None
     """Checkpoint folder or hub id; weights, tokenizer and picture limits all come from here."""
+    checkpoints: str | None = None
+    """A run's folder: each of its checkpoints is evaluated, and model_path, if it is given too, as step 0."""
     model_name: str | None = None
     """Label in the name of the results file; None: the last part of model_path."""
     data_root: str = "."
@@ -230,6 +238,12 @@ class EvalConfig:
     allow_outside_image_root: bool = False
     test_datasets: tuple[str, ...] = ("refgta_subsample",)
     """Names under data_root without their suffix (.json, .jsonl, .parquet), or paths of files."""
+    ood_datasets: tuple[str, ...] = ()
+    """Further sets, told apart as out-of-domain."""
+    eval_sets: str | None = None
+    """YAML file of in-domain and out-of-domain sets (evaluation/sets.py); takes the place of test_datasets."""
+    num_processes: int = 1
+    """Processes that share the rows, each with a model of its own."""
     task_list: tuple[str, ...] = ()
     """detection, classify, math: their held-out sets take the place of test_datasets."""
     domain: Literal["in", "out", "both"] = "both"
@@ -274,6 +288,10 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         yield "reward_funcs: at least one reward is needed"
     if rewards.reward_weights is not None and len(rewards.reward_weights) != len(rewards.reward_funcs):
         yield f"reward_weights: {len(rewards.reward_weights)} weights for {len(rewards.reward_funcs)} reward_funcs"
+    if not 2 <= config.data.num_options <= 8:
+        yield f"num_options {config.data.num_options}: choose 2 to 8"
+    if config.stopping.max_generated_tokens is not None and config.stopping.max_generated_tokens < 1:
+        yield f"max_generated_tokens {config.stopping.max_generated_tokens}: must be at least 1"
     if training.bf16 and training.fp16:
         yield "bf16 and fp16: choose one"
     if rollout.temperature <= 0:

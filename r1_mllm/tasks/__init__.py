@@ -64,11 +64,9 @@ class Task(Protocol):
         """Make n wrong answer values."""
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (Rec(), Counting(), Geometry(), MathBoxed(), Spatial(), OpenDetection(), Gui(), Classification(), Vqa())
-    + (Judge(), Choice(), Choice("multi_choice", several=True))
-}
+_OPEN = (Rec(), Counting(), Geometry(), MathBoxed(), Spatial(), OpenDetection(), Gui(), Classification(), Vqa())
+_FORMS = (Judge(), Choice(), Choice("multi_choice", several=True))
+TASKS: dict[str, Task] = {task.name: task for task in (*_OPEN, *_FORMS)}
 ALIASES = {
     "count": "counting",
     "math": "geometry",

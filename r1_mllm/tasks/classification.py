@@ -19,8 +19,8 @@ FAMILIES = (
     ("traffic light", "fire hydrant", "stop sign", "parking meter", "bench"),
     ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
     ("backpack", "umbrella", "handbag", "tie", "suitcase"),
-    ("frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard")
-    + ("tennis racket",),
+    ("frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "tennis racket"),
+    ("skateboard", "surfboard", "skis", "snowboard"),
     ("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl"),
     ("banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"),
     ("chair", "couch", "potted plant", "bed", "dining table", "toilet"),

@@ -76,7 +76,7 @@ class Vqa:
         return value[0]
 
     def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[tuple[str, ...]]:
-        """Take up to n answers to other questions of the data set (`meta["siblings"]`), those of as many words first."""
+        """Take up to n answers to the data set's other questions (`meta["siblings"]`), those of as many words first."""
         right = [words(answer) for answer in example.answer]
         length, texts = len(right[0]), {}
         for answer in example.meta.get("siblings", ()):
