@@ -27,7 +27,7 @@ PROG = "r1-mllm"
 class SynthesizeConfig:
     """Rendered scenes with exact ground truth, as a training and a held-out split."""
 
-    task: Literal["rec", "counting", "geometry"]
+    task: Literal["rec", "counting", "geometry", "spatial"]
     out: str
     """Folder to write."""
     num: int = 2000

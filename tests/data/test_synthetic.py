@@ -55,10 +55,10 @@ def test_the_rec_phrase_fits_one_object_only(monkeypatch):
 
 
 def test_objects_of_one_rec_scene_never_share_colour_and_shape():
-    from r1_mllm.data.synthetic.scenes import SceneOptions, _layout
+    from r1_mllm.data.synthetic.objects import SceneOptions, layout
 
     for seed in range(40):
-        things = _layout(rng(seed), 4, SceneOptions(side=112), distinct=True)
+        things = layout(rng(seed), 4, SceneOptions(side=112), distinct=True)
         assert len({(thing.colour, thing.shape) for thing in things}) == 4
 
 
@@ -109,11 +109,11 @@ def test_the_same_generator_draws_the_same_scene_and_another_one_does_not(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_layout_is_in_both_splits(task):
-    from r1_mllm.data.synthetic.scenes import _in_split
+    from r1_mllm.data.synthetic.objects import in_split
 
     layouts = [("area", i) for i in range(2000)]
-    train = {layout for layout in layouts if _in_split(layout, "train")}
-    held_out = {layout for layout in layouts if _in_split(layout, "test")}
+    train = {layout for layout in layouts if in_split(layout, "train")}
+    held_out = {layout for layout in layouts if in_split(layout, "test")}
     assert not train & held_out and len(train | held_out) == 2000 and 300 < len(held_out) < 500
     scene(task, rng(), split="test")
 

@@ -30,7 +30,8 @@ def write_dataset(
 
     Args:
         container: json or jsonl (returns OUT/SPLIT.json[l]; pictures in OUT/images, image_root is OUT), or parquet
-            (returns OUT; one shard OUT/data/SPLIT-00000-of-00001.parquet with an `image` struct of bytes and path).
+            (returns OUT; one shard OUT/data/SPLIT-00000-of-00001.parquet with an `image` struct of bytes and path; the
+            training split of spatial has SAT's `image_bytes` instead).
         options: fields of SceneOptions.  Scenes depend on task, seed, split and options only.
     """
     if container not in ("json", "jsonl", "parquet"):
@@ -78,8 +79,9 @@ def _write_parquet(drawn: Iterator[tuple[Image.Image, dict[str, Any]]], out: Pat
 
     rows = []
     for i_scene, (picture, row) in enumerate(drawn):
-        image = {"bytes": encode_png(picture), "path": f"{split}_{i_scene:06d}.png"}
-        rows.append({"image": image, **row})
+        content, name = encode_png(picture), f"{split}_{i_scene:06d}.png"
+        sat = "correct_answer" in row  # SAT's files hold lists of bare file contents
+        rows.append({**({"image_bytes": [content]} if sat else {"image": {"bytes": content, "path": name}}), **row})
     (out / "data").mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "data" / f"{split}-00000-of-00001.parquet")
     return out
