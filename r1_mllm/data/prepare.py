@@ -75,6 +75,19 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source(f"{HUB}/datasets/Luckyjhg/Geo170K/resolve/main/images.zip", "Geo170K"),
         Source(f"{LABELS}/geoqa_test_prompts.jsonl", "geoqa_test_prompts.jsonl", (("", 754),)),
     ),
+    "sat": (
+        Source(f"{HUB}/datasets/array/SAT/resolve/main/SAT_train.parquet", "SAT/SAT_train.parquet", (("", None),)),
+        Source(
+            f"{HUB}/datasets/nyu-visionx/CV-Bench/resolve/main/test_2d.parquet",
+            "CV-Bench/test_2d.parquet",
+            (("", 1438),),
+        ),
+        Source(
+            f"{HUB}/datasets/nyu-visionx/CV-Bench/resolve/main/test_3d.parquet",
+            "CV-Bench/test_3d.parquet",
+            (("", 1200),),
+        ),
+    ),
     "curriculum": (Source("ZTE-AIM/Curr-ReFT-data", "curriculum", is_repo=True, also=("grpo_sft_data.zip",)),),
 }
 
@@ -87,7 +100,7 @@ def prepare(
     What is already there stays.  Every folder appears complete or not at all.
 
     Args:
-        kind: rec, counting, geometry or curriculum.
+        kind: rec, counting, geometry, sat or curriculum.
         from_archive: a local archive or label file instead of the network; its name says which of the kind's parts it
             is (REC.tar, train2014.zip, refgta.zip ...), any other name stands for the first one, the bundle.
         any_count: accept other numbers of rows than the published ones, for subsets.
@@ -180,13 +193,14 @@ def _install(archive: Path, source: Source, out: Path, any_count: bool) -> Path:
     _remove(staging)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        if target.suffix == ".jsonl":
+        if archive.suffix == target.suffix and target.suffix in (".jsonl", ".parquet"):
             shutil.copyfile(archive, staging)
             content = staging
         else:
             unpack(archive, staging)
-            content = _lifted(staging, target.name)
+            content = _found_in(staging, target, archive) if target.suffix else _lifted(staging, target.name)
         _check_counts(content, source, any_count, archive)
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(content, target)
     finally:
         _remove(staging)
@@ -198,6 +212,15 @@ def _lifted(staging: Path, name: str) -> Path:
     """The unpacked content: the archive's only folder when it is named like the target, else everything."""
     entries = [entry for entry in staging.iterdir() if entry.name != "__MACOSX"]
     return entries[0] if len(entries) == 1 and entries[0].is_dir() and entries[0].name == name else staging
+
+
+def _found_in(staging: Path, target: Path, archive: Path) -> Path:
+    """The one file of an unpacked archive that the target names; any other file of its kind when there is just one."""
+    files = [path for path in sorted(staging.rglob(f"*{target.suffix}")) if "__MACOSX" not in path.parts]
+    named = [path for path in files if path.name == target.name] or files
+    if len(named) != 1:
+        raise ValueError(f"{archive}: holds {len(named)} files that could be {target.name}; it must hold exactly one")
+    return named[0]
 
 
 def _check_counts(content: Path, source: Source, any_count: bool, archive: Path) -> None:

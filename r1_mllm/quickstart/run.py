@@ -46,6 +46,8 @@ class Recipe:
     """Of the scenes GRPO trains on and of the held-out ones."""
     figures: tuple[str, ...] = ("area",)
     """Kinds of figure in geometry scenes."""
+    relations: tuple[str, ...] = ("Relation", "Depth")
+    """Kinds of question about spatial scenes."""
     warm_learning_rate: float = 1e-3
     learning_rate: float = 2e-4
     prompts_per_step: int = 12
@@ -62,9 +64,10 @@ RECIPES = {
     "geometry": Recipe(
         (Stage(700, 4, True), Stage(250, 4, False)), 200, 4, figures=("area", "perimeter"), max_completion_length=20
     ),
+    "spatial": Recipe((Stage(900, 2, True), Stage(250, 2, False)), 200, 2, max_completion_length=20),
 }
 SMOKE = Recipe(
-    (Stage(4, 1, True), Stage(2, 2, False)), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32
+    (Stage(4, 2, True), Stage(2, 2, False)), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32
 )
 
 
@@ -72,7 +75,7 @@ SMOKE = Recipe(
 class QuickstartConfig:
     """The embedded default."""
 
-    task: Literal["rec", "counting", "geometry"] = "rec"
+    task: Literal["rec", "counting", "geometry", "spatial"] = "rec"
     output_dir: str | None = None
     """None: runs/quickstart for rec, runs/quickstart-TASK for the others; -smoke is added to that of a smoke run."""
     seed: int = 0
@@ -108,6 +111,7 @@ def run(config: QuickstartConfig) -> Path:
         side=SIDE,
         max_objects=recipe.max_objects,
         figures=recipe.figures,
+        relations=recipe.relations,
     )
     clock.tell(f"rendered {recipe.num_train} training and {recipe.num_test} held-out scenes in {folder / 'data'}")
     warm = folder / "warm_start"
@@ -134,7 +138,7 @@ class Clock:
 
 def warm_up(config: QuickstartConfig, recipe: Recipe, folder: Path, clock: Clock) -> None:
     """Build the small model and imitate the weak annotator; leaves a published folder."""
-    annotator = Annotator(config.task, config.seed, side=SIDE, figures=recipe.figures)
+    annotator = Annotator(config.task, config.seed, side=SIDE, figures=recipe.figures, relations=recipe.relations)
     model = small_model.build(folder, list(annotator.texts(400, recipe.max_objects)), config.seed)
     processor = Processor.from_pretrained(folder)
     num_steps = sum(stage.steps for stage in recipe.stages)

@@ -11,15 +11,19 @@ from r1_mllm.config import GrpoConfig, flatten
 from r1_mllm.config.flags import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = {"grpo_rec_3b": "rec", "grpo_counting_2b": "counting", "grpo_geometry_2b": "geometry"}
+RUNS = {"grpo_rec_3b": "rec", "grpo_counting_2b": "counting", "grpo_geometry_2b": "geometry", "grpo_sat_2b": "sat"}
+NUM_GPUS = {"sat": 4}
 STUB = '#!/bin/sh\nif [ "$1" = -c ]; then exit 0; fi\nfor word in "$@"; do printf "%s\\n" "$word"; done > "$CALL"\n'
 
 
 def passed_by_the_script(task, folder):
-    """What run_grpo_TASK.sh hands to the trainer on a machine with 8 GPUs, the data set being there."""
+    """What run_grpo_TASK.sh hands to the trainer on a machine with 8 GPUs (or NUM_GPUS), the data set being there."""
     commands = folder / "bin"
     commands.mkdir()
-    for name, text in {"python": STUB, "nvidia-smi": "#!/bin/sh\n" + "echo 'GPU 0: some card'\n" * 8}.items():
+    for name, text in {
+        "python": STUB,
+        "nvidia-smi": "#!/bin/sh\n" + "echo 'GPU 0: some card'\n" * NUM_GPUS.get(task, 8),
+    }.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     for name in ("data/Counting/clevr_cogen_a_train", "data/GEO/GEOQA_R1V_Train_8K"):

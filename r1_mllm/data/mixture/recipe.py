@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ...curriculum import FORMS
+
 PREPARED_FOLDERS = {
     "data/REC": "rec",
     "data/Counting": "counting",
     "data/GEO": "geometry",
+    "data/SAT": "sat",
+    "data/CV-Bench": "sat",
     "data/curriculum": "curriculum",
 }
 """Where `r1-mllm data prepare KIND` puts the data sets that scripts train on."""
-ENTRY_KEYS = ("json_path", "sampling_strategy", "task", "image_root", "split")
+ENTRY_KEYS = ("json_path", "sampling_strategy", "task", "image_root", "split", "form")
 MIXTURE_KEYS = ("datasets", "train_datasets", "val_datasets")
 
 
@@ -35,6 +39,8 @@ class Entry:
     task: str | None = None
     image_root: str | None = None
     split: str | None = None
+    form: tuple[str, ...] = ()
+    """judge, choice, open or several; (): the run's."""
 
 
 def read_mixture(path: Path, training: bool = True, own_file: bool = True) -> list[Entry]:
@@ -72,6 +78,7 @@ def _entry(item: Any, path: Path, number: int) -> Entry:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return Entry(
+        form=_forms(item.get("form"), where),
         path=located(item["json_path"], [path.parent, Path()]),
         name=item["json_path"],
         strategy=strategy,
@@ -79,6 +86,14 @@ def _entry(item: Any, path: Path, number: int) -> Entry:
         image_root=item.get("image_root"),
         split=item.get("split"),
     )
+
+
+def _forms(given: Any, where: str) -> tuple[str, ...]:
+    forms = (given,) if isinstance(given, str) else tuple(given or ())
+    for form in forms:
+        if form not in FORMS:
+            raise ValueError(f"{where}: unknown form {form!r}; known are {', '.join(FORMS)}")
+    return forms
 
 
 def _known_keys(given: dict[str, Any], known: Sequence[str], where: str) -> None:
