@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import paddle
@@ -18,12 +19,15 @@ import paddle
 from ..config import GrpoConfig
 from ..data.pack import pack
 from ..distributed import collectives
-from ..models import team, threads
+from ..models import lora, team, threads
 from ..models.qwen_vl import QwenVL
 from ..objectives import advantages, policy
 from ..records import Group, PackedBatch
 from .optimizer import AdamW
 from .scaling import LossScale
+
+Item = TypeVar("Item")
+Extra = TypeVar("Extra")
 
 Packs = list[tuple[PackedBatch, policy.Counts]]
 
@@ -104,17 +108,45 @@ class Update:
 
 def accumulate_gradients(model: QwenVL, packs: Packs, optimizer: AdamW, scale: LossScale, config: GrpoConfig) -> Update:
     """Run forward and backward over the packs and sum gradients over packs and ranks; weights stay as they are."""
-    results = team.run(
-        model, lambda member, item: backward(member, *item, scale.value, config), packs, optimizer.accumulate
+    update, logps = sum_passes(
+        model,
+        lambda member, item: backward(member, *item, scale.value, config),
+        packs,
+        optimizer,
+        config.training.seed,
+        scale.value,
     )
-    loss = sum(value for value, _ in results)
     statistics = [
-        policy.statistics(logp, batch, config.objective) for (_, logp), (batch, _) in zip(results, packs, strict=True)
+        policy.statistics(logp, batch, config.objective) for logp, (batch, _) in zip(logps, packs, strict=True)
     ]
+    update.rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in statistics[0]}
+    return update
+
+
+def sum_passes(
+    model: QwenVL,
+    backward: Callable[[QwenVL, Item], tuple[float, Extra]],
+    items: Sequence[Item],
+    optimizer: AdamW,
+    seed: int,
+    scale: float = 1.0,
+) -> tuple[Update, list[Extra]]:
+    """Run backward passes over a step's items and sum their gradients over items and ranks.
+
+    Args:
+        backward: leaves the gradients of an item, times `scale`, on the model; gives its loss and anything else.
+        seed: of the run; adapters' dropout follows from it, the optimizer's step and the item's number.
+    """
+
+    def dropping(member: QwenVL, numbered: tuple[int, Item]) -> tuple[float, Extra]:
+        number, item = numbered
+        with lora.dropping(member, phase_seed(seed, optimizer.num_steps, "dropout", number)):
+            return backward(member, item)
+
+    results = team.run(model, dropping, list(enumerate(items)), optimizer.accumulate)
     collectives.sum_gradients(optimizer.leaves.values())
-    loss = collectives.sum_scalars({"loss": loss})["loss"]
-    rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in statistics[0]}
-    return Update(loss, optimizer.grad_norm() / scale.value, rows)
+    loss = collectives.sum_scalars({"loss": sum(value for value, _ in results)})["loss"]
+    return Update(loss, optimizer.grad_norm() / scale), [extra for _, extra in results]
 
 
 def backward(
@@ -123,8 +155,14 @@ def backward(
     """Leave one pack's gradients, times `scale`, on the model; give its loss and the policy's logp [T]."""
     logp = model.token_logp(batch, config.rollout.temperature)
     loss = policy.loss(logp, batch, config.objective, counts)
-    (loss if scale == 1.0 else loss * scale).backward()
+    back_propagate(loss, scale)
     return loss.item(), logp.detach().numpy()
+
+
+def back_propagate(loss: paddle.Tensor, scale: float = 1.0) -> None:
+    """Leave the gradients of a loss, times `scale`; one that nothing trainable led to has none."""
+    if not loss.stop_gradient:
+        (loss if scale == 1.0 else loss * scale).backward()
 
 
 def offenders(
