@@ -6,7 +6,6 @@ of a matrix where they stand.  Both are reached through the C interface that Int
 missing the public operators serve.
 """
 
-
 from __future__ import annotations
 
 import ctypes
@@ -101,4 +100,17 @@ def product(
         *(rows, out.width, inner, 1.0),
         *(left.address, left.matrix.shape[1], right.address, right.matrix.shape[1], 1.0 if add else 0.0),
         *(out.address, out.matrix.shape[1]),
+    )
+
+
+def plain_product(shape: tuple[int, int, int], left: int, right: int, out: int, old: float) -> tuple:
+    """Spell out = left [N, C] @ right [C, M] + old * out, all contiguous and given by address, for cblas_sgemm.
+
+    Args:
+        shape: N, M, C.
+    """
+    rows, width, inner = shape
+    return (
+        *(_ROW_MAJOR, _PLAIN, _PLAIN, rows, width, inner),
+        *(1.0, left, inner, right, width, old, out, width),
     )

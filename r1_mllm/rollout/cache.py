@@ -62,6 +62,8 @@ class Cache:
         """[B*K, S*R, P]; None when all prompts are equally long."""
         self.tail_mask: paddle.Tensor | None = None
         """[B*K*S, R, L]."""
+        self.generation = 0
+        """Counts regrids: tensors of an older one are gone."""
         self.open: paddle.Tensor | None = None
         """[B*K*S, R, 1] zeros: a column of the mask that hides nothing."""
 
@@ -83,6 +85,7 @@ class Cache:
             groups: [kept] int: old group numbers, in the order of the first rows of `sources`.
             added: the prompts of the remaining rows of `sources`, or None.
         """
+        self.generation += 1
         old_groups, old_samples = self.shape
         flat = sources.reshape(-1)
         old_first = self.first_column.reshape(-1)

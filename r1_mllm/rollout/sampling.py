@@ -110,11 +110,13 @@ class Sampler:
         rows, vocab = logits.shape
         top = logits.max(1, keepdims=True)
         weights = np.zeros([rows, -(-vocab // BLOCK) * BLOCK], np.float32)
-        np.exp(logits - top, out=weights[:, :vocab])
-        total = weights.sum(1)
-        weights[:, :vocab] *= self.allowed
-        blocks = weights.reshape([rows, -1, BLOCK])
-        heights = np.cumsum(blocks.sum(2), axis=1, dtype=np.float64)
+        powers = weights[:, :vocab]
+        np.subtract(logits, top, out=powers)
+        np.exp(powers, out=powers)
+        blocks, ones = weights.reshape([rows, -1, BLOCK]), np.ones(BLOCK, np.float32)
+        total = (blocks @ ones).sum(1)
+        powers *= self.allowed
+        heights = np.cumsum(blocks @ ones, axis=1, dtype=np.float64)
         # strictly below the total: a uniform just under 1 must not fall behind the last allowed id
         target = uniforms * (1 - 1e-6) * heights[:, -1]
         block = (heights <= target[:, None]).sum(1)

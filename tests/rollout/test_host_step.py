@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decode step on MKL and numpy gives the logits of the step in Paddle's operators."""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from r1_mllm.models import mkl
+from r1_mllm.models.weights import load_pretrained
+from r1_mllm.processing.prompt import Processor
+from r1_mllm.rollout.decoder import Decoder
+
+FOLDER = Path(__file__).parents[1] / "golden" / "cases" / "e2e"
+
+pytestmark = pytest.mark.skipif(mkl.library() is None, reason="this Paddle carries no MKL")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_pretrained(FOLDER / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    processor = Processor.from_pretrained(FOLDER / "checkpoint")
+
+    def ask(text, *images):
+        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": text}]
+        return processor.encode([{"role": "user", "content": content}], [str(FOLDER / "images" / i) for i in images])
+
+    return [ask("How many?", "a.png"), ask("Which one is brighter, please?", "b.jpg"), ask("Why?")]
+
+
+@paddle.no_grad()
+def logits_of_steps(model, prompts, on_host):
+    """Two prompts x 3 rows for 5 steps; one row leaves and a third prompt joins; 70 steps more, over a grown tail."""
+    decoder = Decoder(model)
+    assert decoder.on_host
+    decoder.on_host = on_host
+    cache, found = decoder.new_cache(), []
+    ids = np.random.default_rng(7).integers(100, 900, [75, 6])
+
+    def feed(steps, starts, rows):
+        for step in steps:
+            if cache.full:
+                cache.regrid(np.arange(6).reshape([3, 2]), np.arange(3), None)
+            positions = np.array(starts) + step
+            found.append(decoder.step(ids[step, :rows], positions, cache).numpy().copy())
+
+    added, _ = decoder.prefill(prompts[:2], decoder.encode_images(prompts[:2]))
+    cache.regrid(np.full([2, 3], -1), np.zeros([0], np.int64), added)
+    first, second, third = (prompt.next_position for prompt in prompts)
+    feed(range(5), [first] * 3 + [second] * 3, 6)
+    added, _ = decoder.prefill(prompts[2:], decoder.encode_images(prompts[2:]))
+    cache.regrid(np.array([[0, 2], [3, 4], [-1, -1]]), np.arange(2), added)
+    feed(range(5, 75), [first] * 2 + [second] * 2 + [third - 5] * 2, 6)
+    return found
+
+
+def test_both_steps_agree(model, prompts):
+    assert len({len(prompt.ids) for prompt in prompts}) == 3  # prompts and tails are masked
+    on_host, on_device = (logits_of_steps(model, prompts, which) for which in (True, False))
+    assert len(on_host) == 75
+    for step, (got, want) in enumerate(zip(on_host, on_device, strict=True)):
+        np.testing.assert_allclose(got, want, atol=2e-4, rtol=1e-4, err_msg=f"step {step}")
+    assert np.abs(on_host[3][0] - on_host[4][0]).max() > 0.1  # the steps differ among themselves
