@@ -54,26 +54,34 @@ def given_form(row: Mapping[str, Any]) -> str | None:
 
 
 def formed(examples: Sequence[Example], forms: Sequence[str], seed: int, num_options: int = 4) -> list[Example]:
-    """Give every open example one of the forms, drawn from seed and example; others stay as they are.
+    """Give every open example of a data set one of the forms; others stay as they are."""
+    siblings = answers_by_task(examples)
+    return [with_form(example, forms, seed, num_options, siblings) for example in examples]
+
+
+def with_form(
+    example: Example,
+    forms: Sequence[str],
+    seed: int,
+    num_options: int = 4,
+    siblings: Mapping[str, Sequence[Any]] | None = None,
+) -> Example:
+    """Give an open example one of the forms, drawn from seed and example.
+
+    Args:
+        siblings: task -> answers of the same data set (`answers_by_task`), which wrong answers may be taken from.
 
     Raises:
-        ValueError: an example for which there is no wrong answer, or a form that is none.
+        ValueError: an example for which there is no wrong answer.
     """
-    for form in forms:
-        if form not in FORMS:
-            raise ValueError(f"unknown form {form!r} (known: {', '.join(FORMS)})")
-    if set(forms) == {"open"}:
-        return list(examples)
-    siblings = _answers_by_task(examples)
-    made = []
-    for example in examples:
-        rng = generator(seed, example)
-        form = forms[int(rng.integers(len(forms)))]
-        if example.form == "open" and form != "open":
-            known = replace(example, meta={**example.meta, "siblings": siblings[example.task]})
-            example = FORMS[form](known, rng, num_options)
-        made.append(example)
-    return made
+    if example.form != "open" or set(forms) == {"open"}:
+        return example
+    rng = generator(seed, example)
+    form = forms[int(rng.integers(len(forms)))]
+    if form == "open":
+        return example
+    known = replace(example, meta={**example.meta, "siblings": (siblings or {}).get(example.task, ())})
+    return FORMS[form](known, rng, num_options)
 
 
 def generator(seed: int, example: Example) -> np.random.Generator:
@@ -176,8 +184,8 @@ def _nothing_wrong(example: Example) -> str:
     return f"{where}: no wrong answer can be made of {_plain(example.answer)!r}; leave the row in the open form"
 
 
-def _answers_by_task(examples: Iterable[Example]) -> dict[str, tuple[Any, ...]]:
-    """The different open answers of a data set per task, in a fixed order."""
+def answers_by_task(examples: Iterable[Example]) -> dict[str, tuple[Any, ...]]:
+    """Collect the different open answers of a data set per task, in a fixed order."""
     found: dict[str, dict[str, Any]] = {}
     for example in examples:
         if example.form == "open":

@@ -136,7 +136,8 @@ def refuse_unknown(content: Iterable[str], known: Sequence[str], where: str) -> 
     for key in content:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise Stop(f"{where}: unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {known}"))
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise Stop(f"{where}: unknown key {key!r}; {hint}")
 
 
 def _file_argv(path: Path, kinds: dict[str, Any]) -> list[str]:

@@ -75,7 +75,7 @@ def sharding_of(words: Sequence[str]) -> list[str]:
     try:
         stage = json.loads(Path(path).read_text("utf-8")).get("zero_optimization", {}).get("stage", 0)
     except (OSError, ValueError, AttributeError) as error:
-        raise Stop(f"--deepspeed {path}: cannot be read ({error}); leave the flag out, or give a DeepSpeed file") from None
+        raise Stop(f"--deepspeed {path}: cannot be read ({error}); leave the flag out or give another file") from None
     wanted = [f"stage{stage}"] if stage else []
     meaning = f"mapped to --sharding stage{stage}" if stage else "nothing is sharded"
     print(f"note: --deepspeed {path}: ZeRO stage {stage}, {meaning}; {_NO_DEEPSPEED}", file=sys.stderr)

@@ -86,6 +86,11 @@ class ResumePoint:
                 raise Stop(f"{path}: optimizer state does not fit; missing {missing}, surplus {surplus}", MODEL)
             return {name: file.get_tensor(name) for name in sorted(names)}
 
+    @property
+    def has_optimizer(self) -> bool:
+        """False for checkpoints of --save_only_model; only a run that has ended is opened with one."""
+        return _optimizer_path(self.path).is_file()
+
     def restore_rng(self, rank: int = 0) -> None:
         """Set Python's, NumPy's and Paddle's generators as they were; a rank that did not exist then keeps its own."""
         path = self.path / "state" / f"rng-rank{rank:03d}.json"
@@ -109,7 +114,7 @@ class Run:
         self,
         step: int,
         write_weights: WriteWeights,
-        optimizer_state: Mapping[str, np.ndarray],
+        optimizer_state: Mapping[str, np.ndarray] | None,
         trainer_state: Mapping[str, Any],
         source: Path | None = None,
     ) -> Path:
@@ -117,7 +122,8 @@ class Run:
 
         Args:
             write_weights: writes weights and config in published layout into the folder it is given.
-            optimizer_state: structured name -> array or tensor, float32 or integer, any shape.
+            optimizer_state: structured name -> array or tensor, float32 or integer, any shape; None: a checkpoint that
+                nothing can be resumed from.
             trainer_state: JSON values (stream position, scheduler, counters).
             source: model folder whose tokenizer and processor files are copied beside the weights.
         """
@@ -129,7 +135,9 @@ class Run:
             copy_companions(source, folder)
             state = folder / "state"
             state.mkdir()
-            save_file({name: _host(name, value) for name, value in optimizer_state.items()}, _optimizer_path(folder))
+            if optimizer_state is not None:
+                arrays = {name: _host(name, value) for name, value in optimizer_state.items()}
+                save_file(arrays, _optimizer_path(folder))
             trainer = {"step": step, "world": len(generators), "trainer": dict(trainer_state)}
             (state / "trainer.json").write_text(json.dumps(trainer, indent=1), encoding="utf-8")
             for i_rank, generator in enumerate(generators):
@@ -285,7 +293,7 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
         raise Stop(f"{folder} holds a run; --overwrite_output_dir moves it aside, or choose another folder", USAGE)
     else:
         _refuse(folder, _differences(earlier, record))
-        path = latest_valid(folder)
+        path = _resumable(folder, latest_valid(folder))
     durable.write_json(folder / "run.json", record)
     save_args(config, folder / "args.yaml")
     step = int(_STEP.search(path.name)[1]) if path else 0
@@ -297,10 +305,21 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
     return str(path) if path else None
 
 
+def _resumable(folder: Path, path: Path | None) -> Path | None:
+    """Rank 0: the checkpoint, unless it was saved without optimizer state and the run has not ended: start again."""
+    if path is None or _optimizer_path(path).is_file() or (folder / "final").is_dir():
+        return path
+    print(f"warning: {path} was written with --save_only_model True: the run starts again", file=sys.stderr)
+    move_aside(folder)
+    return None
+
+
 def _explicit(path: Path) -> Path:
     path = path.resolve()
     if not _STEP.search(path.name):
         raise Stop(f"--resume_from_checkpoint {path}: expected auto, never or a folder named checkpoint-N", USAGE)
+    if not _optimizer_path(path).is_file():
+        raise Stop(f"{path} has no optimizer state; start from it with --model_name_or_path", MODEL)
     if problem := durable.damage(path):
         raise Stop(f"cannot resume from {path}: {problem}", MODEL)
     return path

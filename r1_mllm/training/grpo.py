@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def train(config: GrpoConfig) -> None:
 
 def _train(run: Session, stop: StopRequest) -> None:
     config = run.config
-    while run.step < run.num_steps:
+    while not run.ended:
         watch, before = Stopwatch(), run.step
         rollout = collect(run, watch)
         seconds = rollout.seconds
@@ -89,7 +90,13 @@ def _describe_rollout(run: Session, rollout: Rollout) -> dict[str, float]:
         run.tracker.message(f"warning: step {run.step + 1}: no reward judged any completion; nothing is learnt from it")
     tokens = int(columns["lengths"].sum() + columns["prompt_lengths"].sum() * per_prompt)
     run.num_tokens += tokens
-    return metrics.of_rollout(columns) | sampling | {"num_tokens": run.num_tokens, "rollout_tokens": tokens}
+    rewards = columns["rewards"][~columns["not_scored"]]
+    run.stopper.observe(float(rewards.mean()) if rewards.size else math.nan, int(columns["lengths"].sum()))
+    return metrics.of_rollout(columns) | sampling | {
+        "num_tokens": run.num_tokens,
+        "num_generated_tokens": run.stopper.num_generated,
+        "rollout_tokens": tokens,
+    }
 
 
 def _of_all_ranks(groups: Sequence[Group]) -> list[Group]:

@@ -30,8 +30,8 @@ def to_the_end(run: Session, train: Callable[[StopRequest], None], evaluate: Cal
         evaluate: called with "before", "during" or "after".
     """
     try:
-        if run.step >= run.num_steps and (run.run.output_dir / "final").is_dir():
-            run.tracker.message(f"{run.run.output_dir}: all {run.num_steps} steps are done")
+        if run.ended and (run.run.output_dir / "final").is_dir():
+            run.tracker.message(f"{run.run.output_dir}: all {run.step} steps are done")
             return
         with StopRequest() as stop:
             if run.step == 0:
@@ -97,7 +97,7 @@ def keep_metrics(run: Session, update: Update, values: Mapping[str, float], num_
     if run.scale.active:
         shared["loss_scale"] = run.scale.value
     run.window.append({**shared, **values})
-    if run.step % run.config.training.logging_steps == 0 or run.step == run.num_steps:
+    if run.step % run.config.training.logging_steps == 0 or run.ended:
         run.tracker.log(run.step, metrics.average(run.window))
         run.window = []
 
@@ -105,7 +105,9 @@ def keep_metrics(run: Session, update: Update, values: Mapping[str, float], num_
 def after_step(run: Session, before: int, stop: StopRequest, evaluate: Callable[[str], object]) -> None:
     """Evaluate and save when the steps taken since `before` make it time; end when a signal asked for it."""
     training = run.config.training
-    done = run.step >= run.num_steps
+    done = run.ended
+    if done and run.stopper.reason:
+        run.tracker.message(f"step {run.step} is the last one: {run.stopper.reason}")
     if training.eval_steps and not done and _passed(before, run.step, training.eval_steps):
         evaluate("during")
     asked = any(collectives.gather_objects(stop.asked))

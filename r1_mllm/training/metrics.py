@@ -14,7 +14,7 @@ from ..config import ObjectiveConfig
 from ..objectives import advantages, policy
 from ..records import Group
 
-LATEST = ("learning_rate", "epoch", "num_tokens", "skipped_steps", "loss_scale")
+LATEST = ("learning_rate", "epoch", "num_tokens", "num_generated_tokens", "skipped_steps", "loss_scale")
 """Metrics of which the last value counts when several steps are logged together; the others are averaged."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..config import GrpoConfig, RolloutConfig
+from ..config.stopping import StoppingConfig
 from ..data.mixture import LoadReport, load_examples, num_shared
 from ..data.stream import Stream
 from ..distributed import mesh
@@ -33,6 +34,7 @@ from . import checkpoint, durable
 from .optimizer import AdamW
 from .policy_model import manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
+from .stopping import Stopper
 from .tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,12 @@ class Session:
     """Steps left out because of non-finite numbers."""
     window: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the steps since the last logged line."""
+    stopper: Stopper = field(default_factory=lambda: Stopper(StoppingConfig()))
+
+    @property
+    def ended(self) -> bool:
+        """True when no step is left to take."""
+        return self.step >= self.num_steps or self.stopper.reason is not None
 
     @property
     def visual_ids(self) -> set[int]:
@@ -95,8 +103,10 @@ class Session:
             "num_tokens": self.num_tokens,
             "skipped": self.skipped,
             "window": self.window,
+            "stopper": self.stopper.state(),
         }
-        self.run.save(self.step, self._write_weights, self.optimizer.state_dict(), state, self.source)
+        optimizer = None if self.config.training.save_only_model else self.optimizer.state_dict()
+        self.run.save(self.step, self._write_weights, optimizer, state, self.source)
 
     def export(self) -> None:
         """Write the finished model: OUTPUT_DIR/final, and the same files in OUTPUT_DIR itself."""
@@ -142,6 +152,8 @@ def open_session(config: GrpoConfig) -> Session:
     facts = {"num_examples": len(examples), "examples": fingerprint(examples)}
     run = checkpoint.open_run(config, facts, place.rank)
     if place.rank == 0:
+        if config.training.save_only_model:
+            log.warning("--save_only_model True: a run that is interrupted can only be restarted, not resumed")
         report.write_quarantine(run.output_dir / "quarantine.jsonl")
         eval_report.write_quarantine(run.output_dir / "quarantine_eval.jsonl")
     point = run.resume_point
@@ -168,6 +180,7 @@ def open_session(config: GrpoConfig) -> Session:
         scale=LossScale(active=model.dtype == "float16"),
         stream=stream,
         num_steps=num_steps,
+        stopper=Stopper(config.stopping),
         tracker=_open_tracker(config, num_steps, point.step if point else 0, place.rank),
     )
     if point:
@@ -199,7 +212,8 @@ def fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         pictures = [hashlib.sha256(p).hexdigest() if isinstance(p, bytes) else p for p in example.images]
-        digest.update(repr((example.task, example.form, example.question, example.answer, pictures)).encode())
+        answer = sorted(example.answer) if isinstance(example.answer, frozenset) else example.answer
+        digest.update(repr((example.task, example.form, example.question, answer, pictures)).encode())
     return digest.hexdigest()
 
 
@@ -260,12 +274,15 @@ def _open_tracker(config: GrpoConfig, num_steps: int, first_step: int, rank: int
 
 def _restore(session: Session, point: checkpoint.ResumePoint) -> None:
     """Take over a checkpoint's optimizer, data position, counters and generators."""
-    session.optimizer.load_state_dict(point.optimizer_state(session.optimizer.state_dict_shapes()))
+    if point.has_optimizer:
+        session.optimizer.load_state_dict(point.optimizer_state(session.optimizer.state_dict_shapes()))
     state = point.trainer
     session.stream.restore(state["stream"])
     session.scale.restore(state["scale"])
     session.step, session.num_tokens = point.step, int(state["num_tokens"])
     session.skipped, session.window = list(state["skipped"]), list(state["window"])
+    if "stopper" in state:
+        session.stopper.restore(state["stopper"])
     point.restore_rng(session.place.rank)
 
 

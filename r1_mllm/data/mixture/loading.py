@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import curriculum
 from ...config import DataConfig
 from ...records import Example
 from ...tasks import get_task, named_task
@@ -81,9 +82,10 @@ def load_examples(
         check: called for each example that is in order so far; its ValueError makes the row a bad one.
     """
     report = LoadReport()
+    forms = data_config.form if split == "train" else data_config.eval_form or data_config.form
     examples: list[Example] = []
     for entry in _entries(data_config, split, report):
-        examples.extend(_load_entry(entry, data_config, report, check))
+        examples.extend(_load_entry(entry, data_config, forms, report, check))
     if report.problems and data_config.data_policy == "strict":
         raise ValueError(quarantine.explain(report.problems))
     if quarantine_file is not None:
@@ -134,8 +136,11 @@ def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _load_entry(entry: Entry, config: DataConfig, report: LoadReport, check: Check) -> list[Example]:
+def _load_entry(
+    entry: Entry, config: DataConfig, default_forms: Sequence[str], report: LoadReport, check: Check
+) -> list[Example]:
     problems: list[quarantine.Problem] = []
+    forms = entry.form or default_forms
     if entry.task or config.task:
         get_task(entry.task or config.task)  # a misspelt task is no fault of the rows
     pictures = EmbeddedPictures(entry.path)
@@ -145,9 +150,10 @@ def _load_entry(entry: Entry, config: DataConfig, report: LoadReport, check: Che
     num_broken = len(problems)
     if asked > size:
         report.warn(f"{entry.name}: {entry.strategy} asks for {asked} rows, there are only {size}")
-    settings = (config.task, root, check)
-    examples = [_checked_example(row, where, entry, settings, problems) for row, where in chosen]
-    kept = [example for example in examples if example is not None]
+    settings = (config.task, root, forms)
+    found = [(_read_example(row, where, entry, settings, problems), row) for row, where in chosen]
+    found = [(example, row) for example, row in found if example is not None]
+    kept = _formed(found, entry, config, forms, check, problems)
     report.datasets.append(DatasetCount(entry.name, size + num_broken, len(chosen), len(kept)))
     report.problems.extend(problems)
     return kept
@@ -182,16 +188,16 @@ def _usable_split(entry: Entry) -> str | None:
     return entry.split if entry.split in names or len(names) > 1 else None
 
 
-def _checked_example(
-    row: read.Row, where: str, entry: Entry, settings: tuple[str | None, PictureRoot, Check], problems: list
+def _read_example(
+    row: read.Row, where: str, entry: Entry, settings: tuple[str | None, PictureRoot, Sequence[str]], problems: list
 ) -> Example | None:
     """The row's example with pictures found, or None and a problem more."""
-    default_task, root, check = settings
+    default_task, root, forms = settings
     task = entry.task or default_task or named_task(row)
     if not isinstance(task, str):
         raise ValueError(f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row")
     try:
-        example = get_task(task).example(row, where)
+        example = curriculum.example_of(row, where, task, forms)
     except ValueError as error:
         problems.append(quarantine.Problem(entry.name, where, "row", str(error), row))
         return None
@@ -200,11 +206,27 @@ def _checked_example(
         problems.append(quarantine.Problem(entry.name, where, "image", message, row))
     if complaints:
         return None
-    example = replace(example, images=images)
-    try:
-        if check:
-            check(example)
-    except ValueError as error:
-        problems.append(quarantine.Problem(entry.name, where, "row", str(error), row))
-        return None
-    return example
+    return replace(example, images=images)
+
+
+def _formed(
+    found: Sequence[tuple[Example, read.Row]],
+    entry: Entry,
+    config: DataConfig,
+    forms: Sequence[str],
+    check: Check,
+    problems: list[quarantine.Problem],
+) -> list[Example]:
+    """Examples in the form wanted that pass the check; a problem more for each of the others."""
+    siblings = curriculum.answers_by_task(example for example, _ in found)
+    kept = []
+    for example, row in found:
+        try:
+            example = curriculum.with_form(example, forms, config.data_seed, config.num_options, siblings)
+            if check:
+                check(example)
+        except ValueError as error:
+            problems.append(quarantine.Problem(entry.name, example.meta["where"], "row", str(error), row))
+        else:
+            kept.append(example)
+    return kept
