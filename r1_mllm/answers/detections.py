@@ -33,8 +33,8 @@ class Detection(NamedTuple):
     """Case folded, blanks single."""
 
 
-UNUSABLE = Detection((0.0, 0.0, 0.0, 0.0), "")
-"""An item that names no box or no label: it matches nothing and counts as a box too many."""
+NO_BOX, NO_LABEL = (0.0, 0.0, 0.0, 0.0), ""
+"""What stands for a part an item lacks: it equals nothing right, and the item still counts as written."""
 
 
 def parse(text: str) -> tuple[Detection, ...] | None:
@@ -60,6 +60,12 @@ def read(value: Any) -> tuple[Detection, ...] | None:
     if not all(isinstance(item, Mapping) for item in items):
         return None
     return tuple(_detection(item) for item in items)
+
+
+def is_whole(found: Detection) -> bool:
+    """Tell whether an item has a label and a box with an area."""
+    x1, y1, x2, y2 = found.box
+    return found.label != NO_LABEL and x1 < x2 and y1 < y2
 
 
 def as_rows(detections: Sequence[Detection]) -> list[dict[str, Any]]:
@@ -107,9 +113,10 @@ def length_factor(predicted: Sequence[Detection], gold: Sequence[Detection]) -> 
 
 def _detection(item: Mapping[str, Any]) -> Detection:
     box = gold_box(item.get("bbox_2d", item.get("bbox")))
-    label = item.get("label")
-    if box is None or not isinstance(label, str) or not all(abs(side) < _MAX_PX for side in box):
-        return UNUSABLE
+    if box is None or not all(abs(side) < _MAX_PX for side in box):
+        box = NO_BOX
     x1, y1, x2, y2 = box
-    name = " ".join(strip_edges(unicodedata.normalize("NFKC", label)).casefold().split())
-    return Detection((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), name) if name else UNUSABLE
+    label = item.get("label")
+    folded = unicodedata.normalize("NFKC", label if isinstance(label, str) else NO_LABEL)
+    name = " ".join(strip_edges(folded).casefold().split())
+    return Detection((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), name)

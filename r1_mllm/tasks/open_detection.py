@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..answers import average_precision, detections, tags
-from ..answers.detections import UNUSABLE, Detection
+from ..answers.detections import Detection
 from ..config import RewardConfig
 from ..records import Example, Grade, View
 from . import rows, templates
@@ -45,7 +45,7 @@ class OpenDetection:
     def gold(self, value: Any, where: str) -> list[dict[str, Any]]:
         """Read the right boxes (original px) from a list or text, with or without answer tags; [] for None."""
         found = detections.parse(tags.unwrap(value)) if isinstance(value, str) else detections.read(value)
-        if found is None or not all(_is_box(item) for item in found):
+        if found is None or not all(map(detections.is_whole, found)):
             raise ValueError(
                 f'{where}: answer {str(value)[:120]!r} is no list of {{"bbox_2d": [x1, y1, x2, y2], "label": "..."}} '
                 "with x1 < x2 and y1 < y2; write None where there is nothing to find"
@@ -84,7 +84,7 @@ class OpenDetection:
         if not parts.ok:
             return False, parts.reason
         written = detections.parse(parts.answer or "")
-        if written is None or UNUSABLE in written:
+        if written is None or not all(map(detections.is_whole, written)):
             return False, "the answer is neither a JSON list of boxes with labels nor None"
         return True, ""
 
@@ -123,8 +123,3 @@ def _score(rule: str, predicted: Sequence[Detection], gold: Sequence[Detection],
 def _all_found(predicted: Sequence[Detection], gold: Sequence[Detection], threshold: float) -> bool:
     found = detections.pairs(predicted, gold, threshold, same_label=True)
     return len(found) == len(gold) == len(predicted)
-
-
-def _is_box(item: Detection) -> bool:
-    x1, y1, x2, y2 = item.box
-    return item != UNUSABLE and x1 < x2 and y1 < y2
