@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .answers import boxes, tags
+from .answers import boxes, detections, tags
 from .config import RewardConfig
 from .records import Group
 from .tasks import asked_as
@@ -76,10 +76,13 @@ def length(group: Group, config: RewardConfig) -> np.ndarray:
 
 
 def repetition(group: Group, config: RewardConfig) -> np.ndarray:
-    """Charge the share of word runs that stood in the completion before: [G] in -1..0."""
-    return np.array(
-        [-_repeated_share(done.text.lower().split(), config.repetition_ngram) for done in group.completions]
-    )
+    """Charge the share of word runs, or of a list's boxes, that stood in the completion before: [G] in -1..0."""
+    return np.array([-_repetition(done.text, group.example.task, config) for done in group.completions])
+
+
+def _repetition(text: str, task: str, config: RewardConfig) -> float:
+    listed = detections.parse(tags.split(text).answer or "") if task == "open_detection" else None
+    return _repeated_share(listed, 1) if listed else _repeated_share(text.lower().split(), config.repetition_ngram)
 
 
 def overlong(group: Group, config: RewardConfig) -> np.ndarray:
@@ -218,7 +221,7 @@ def _checked(name: str, values: Sequence[float | None] | np.ndarray, num: int) -
     return np.where(np.isfinite(part), part, np.nan)
 
 
-def _repeated_share(words: list[str], n: int) -> float:
+def _repeated_share(words: Sequence, n: int) -> float:
     num_runs = len(words) - n + 1
     if num_runs < 1:
         return 0.0

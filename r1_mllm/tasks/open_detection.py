@@ -97,16 +97,14 @@ class OpenDetection:
         """Make n wrong lists: one box shifted, or left out."""
         found: list[list[dict[str, Any]]] = []
         while len(found) < n:
-            boxes = list(example.answer)
-            at = int(rng.integers(max(len(boxes), 1)))
-            item = boxes[at] if boxes else {"bbox_2d": [0.0, 0.0, 100.0, 100.0], "label": "object"}
-            if len(boxes) > 1 and len(found) % 2:
-                wrong = boxes[:at] + boxes[at + 1 :]
+            boxes = list(example.answer) or [{"bbox_2d": [0.0, 0.0, 100.0, 100.0], "label": "object"}]
+            at = int(rng.integers(len(boxes)))
+            without = boxes[:at] + boxes[at + 1 :]
+            if without and len(found) % 2 and without not in found:
+                found.append(without)
             else:
-                (box,) = Rec().distractors(Example("rec", "", tuple(item["bbox_2d"])), rng, 1)
-                wrong = [*boxes[:at], {**item, "bbox_2d": list(box)}, *boxes[at + 1 :]]
-            if wrong not in found or len(boxes) > n:
-                found.append(wrong)
+                (box,) = Rec().distractors(Example("rec", "", tuple(boxes[at]["bbox_2d"])), rng, 1)
+                found.append([*boxes[:at], {**boxes[at], "bbox_2d": list(box)}, *boxes[at + 1 :]])
         return found
 
 

@@ -17,6 +17,12 @@ ROWS = {
     "counting": {"image": "a.jpg", "problem": "How many?", "solution": "<answer> 4 </answer>"},
     "geometry": {"image": "a.jpg", "problem": "Angle?", "solution": "<answer> 140\u00b0 </answer>"},
     "math_boxed": {"images": ["a.jpg"], "problem": "<image>Find x.", "answer": "\\frac{3}{8}"},
+    "open_detection": {
+        "image": "a.jpg",
+        "problem": "Find every cat and dog.",
+        "solution": [{"bbox_2d": [5, 6, 70, 80], "label": "cat"}, {"bbox_2d": [90, 6, 150.5, 80], "label": "dog"}],
+    },
+    "gui": {"image": ["a.jpg", "b.jpg"], "problem": "<image><image>Which defect?", "solution": "Operation No Response"},
     "spatial": {"image": "a.jpg", "question": "Where?", "choices": ["left", "right", "up", "down"], "answer": "(C)"},
 }
 
@@ -49,8 +55,8 @@ def test_nothing_written_is_no_answer(name):
 def test_messages_show_each_picture_before_the_text(name, method):
     example = made(name)
     (turn,) = get_task(name).messages(example, method)
-    assert [part["type"] for part in turn["content"]] == ["image", "text"]
-    text = turn["content"][1]["text"]
+    assert [part["type"] for part in turn["content"]] == ["image"] * len(example.images) + ["text"]
+    text = turn["content"][-1]["text"]
     assert (ROWS[name].get("normal_caption") if name == "rec" and method == "baseline" else example.question) in text
     assert ("<think>" in text) == (method == "r1")
     assert "{question}" not in text and "{caption}" not in text and "{units}" not in text
@@ -76,7 +82,7 @@ def test_examples_keep_where_they_came_from_and_join_the_image_root():
         ("counting", {"image": 5}, "picture 5 is neither a path"),
         ("geometry", {"solution": "<answer> </answer>"}, "has 0 characters"),
         ("math_boxed", {"problem": "<image><image>x"}, "2 <image> marks but 1 pictures"),
-        ("math_boxed", {"problem": "<image1> x", "images": []}, "mark <image1> but 0 pictures"),
+        ("math_boxed", {"problem": "<image1> x", "images": []}, "marks <image1> but 0 pictures"),
     ],
 )
 def test_bad_rows_are_refused_with_place_value_and_cure(name, changes, message):
