@@ -27,6 +27,7 @@ from .tasks import asked_as
 RewardFunction = Callable[[Group, RewardConfig], np.ndarray]
 
 _log = logging.getLogger(__name__)
+TOKEN_BONUS_CAP = 0.5
 _MAX_FAILED_SHARE = 0.05
 _WINDOW = 200
 
@@ -75,6 +76,16 @@ def length(group: Group, config: RewardConfig) -> np.ndarray:
     return np.array([0.5 + 0.5 * f if g.correct else -0.5 * f for f, g in zip(falls, group.grades, strict=True)])
 
 
+def token_bonus(group: Group, config: RewardConfig) -> np.ndarray:
+    """Pay for thinking long (VisualThinker-R1-Zero's length reward), token_bonus per token: [G] in 0..TOKEN_BONUS_CAP.
+
+    Unlike the original it is capped, so that length never outweighs a right answer, and a completion cut at the length
+    limit earns nothing, so that running on does not pay.
+    """
+    earned = [config.token_bonus * len(done.ids) * done.finished for done in group.completions]
+    return np.minimum(np.array(earned, dtype=np.float64), TOKEN_BONUS_CAP)
+
+
 def repetition(group: Group, config: RewardConfig) -> np.ndarray:
     """Charge the share of word runs, or of a list's boxes, that stood in the completion before: [G] in -1..0."""
     return np.array([-_repetition(done.text, group.example.task, config) for done in group.completions])
@@ -104,6 +115,7 @@ REWARDS: dict[str, RewardFunction] = {
     "format_json": json_box,
     "ternary": ternary,
     "length": length,
+    "token_bonus": token_bonus,
     "repetition": repetition,
     "overlong": overlong,
 }

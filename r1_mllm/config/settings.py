@@ -130,6 +130,8 @@ class RewardConfig:
     """Tokens at which the rewards `length` and `overlong` reach their end; None: max_completion_length."""
     overlong_buffer: int = 64
     """Tokens before length_limit over which `overlong` falls from 0 to -1."""
+    token_bonus: float = 0.001
+    """Paid by the reward `token_bonus` for each token of a finished completion, up to 0.5 in all."""
     repetition_ngram: int = 4
     """Words of the runs whose repetition the reward `repetition` counts."""
 
@@ -241,7 +243,7 @@ class EvalConfig:
     ood_datasets: tuple[str, ...] = ()
     """Further sets, told apart as out-of-domain."""
     eval_sets: str | None = None
-    """YAML file of in-domain and out-of-domain sets (evaluation/sets.py); takes the place of test_datasets."""
+    """YAML file of in-domain and out-of-domain sets (evaluation/choosing.py); takes the place of test_datasets."""
     num_processes: int = 1
     """Processes that share the rows, each with a model of its own."""
     task_list: tuple[str, ...] = ()
