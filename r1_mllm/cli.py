@@ -58,6 +58,38 @@ def _grpo(argv: Sequence[str]) -> None:
     train(config)
 
 
+def _sft(argv: Sequence[str]) -> None:
+    from .config import SftConfig, flatten
+    from .config.flags import parse
+
+    config = parse(SftConfig, argv, f"{PROG} sft", "Fine-tune Qwen2-VL or Qwen2.5-VL on conversations.")
+    runtime.require_paddle()
+    runtime.check_device()
+    if _first_rank():
+        _print_settings(flatten(config), flatten(SftConfig()))
+    from .training.sft import train
+
+    train(config)
+
+
+def _export(argv: Sequence[str]) -> None:
+    from .config.flags import parse
+    from .config.lora import ExportConfig
+
+    config = parse(ExportConfig, argv, f"{PROG} export", "Merge an adapter into its base model.")
+    runtime.require_paddle()
+    from .training.export import export
+
+    print(export(config))
+
+
+def _quickstart_sft(argv: Sequence[str]) -> None:
+    runtime.require_paddle()
+    from .quickstart.supervised import main as supervised
+
+    supervised(argv)
+
+
 def _first_rank() -> bool:
     """Say whether this process speaks for all that Paddle's launcher started."""
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
@@ -102,6 +134,12 @@ def _prepare(argv: Sequence[str]) -> None:
     prepare(argv)
 
 
+def _convert(argv: Sequence[str]) -> None:
+    from .data.convert import main as convert
+
+    convert(argv)
+
+
 def _report(argv: Sequence[str]) -> None:
     from .report.page import write_report
 
@@ -137,6 +175,33 @@ def _bench_compare(argv: Sequence[str]) -> None:
     compare(argv)
 
 
+def _curriculum(argv: Sequence[str]) -> None:
+    from .quickstart.curriculum import main as curriculum
+
+    curriculum(argv)
+
+
+def _curriculum_stage(argv: Sequence[str]) -> None:
+    from .quickstart.curriculum import stage
+
+    stage(argv)
+
+
+def _compare(argv: Sequence[str]) -> None:
+    from .quickstart.curriculum import compare
+
+    compare(argv)
+
+
+def _table(argv: Sequence[str]) -> None:
+    from .report.curriculum import write_comparison
+
+    parser = _parser("curriculum table", "Join what `curriculum compare` left for several seeds.")
+    parser.add_argument("folder", help="folder with seed-N inside")
+    for path in write_comparison(parser.parse_args(argv).folder):
+        print(path)
+
+
 @dataclass(frozen=True)
 class Command:
     summary: str
@@ -147,15 +212,23 @@ class Command:
 
 COMMANDS = {
     "grpo": Command("train with GRPO", _grpo, "training.grpo"),
+    "sft": Command("fine-tune on conversations", _sft, "training.sft"),
+    "export": Command("merge an adapter into its base model", _export, "training.export"),
+    "curriculum": Command("train in stages: judge, choice, open", _curriculum, "quickstart.curriculum"),
+    "curriculum stage": Command("train one stage of a curriculum", _curriculum_stage, "quickstart.curriculum"),
+    "curriculum compare": Command("a curriculum against open questions alone", _compare, "quickstart.curriculum"),
+    "curriculum table": Command("join comparisons into a table and a curve", _table, "report.curriculum"),
     "eval": Command("evaluate a model on held-out data sets", _eval, "evaluation.command"),
     "score": Command("score recorded outputs", _score, "scoring"),
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
+    "data convert": Command("to verl's parquet from any layout we read, and back", _convert, "data.convert"),
     "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
     "report": Command("write a run's HTML report", _report, "report.page"),
     "bench step": Command("time whole GRPO steps", _bench_step, "bench.command"),
     "bench rollout": Command("time sampling beside its floor", _bench_rollout, "bench.command"),
     "bench compare": Command("ratios between the peer's timings and ours", _bench_compare, "bench.command"),
     "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart.run"),
+    "quickstart sft": Command("supervised fine-tuning on rendered scenes", _quickstart_sft, "quickstart.supervised"),
 }
 
 
@@ -181,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-_TOOLS = (_score, _synthesize, _prepare, _report)
+_TOOLS = (_score, _synthesize, _prepare, _convert, _report)
 """Commands that only read and write files: what they refuse is the files' fault, and a traceback would not help."""
 
 

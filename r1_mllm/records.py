@@ -94,6 +94,8 @@ class Prompt:
     """[I] float32 seconds per temporal step, for grids with t > 1 only."""
     opening: str = ""
     """What the text has written of the answer already: "<think>" under a template that opens the thinking."""
+    answers: np.ndarray | None = None
+    """[P] bool: earlier answers of a conversation, learnt like the completion; None without any."""
 
 
 @dataclass

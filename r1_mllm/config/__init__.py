@@ -15,6 +15,7 @@ from .settings import (
     flatten,
     save_args,
 )
+from .sft import SftConfig
 
 __all__ = [
     "DataConfig",
@@ -26,6 +27,7 @@ __all__ = [
     "OptimizerConfig",
     "RewardConfig",
     "RolloutConfig",
+    "SftConfig",
     "TrainingConfig",
     "flatten",
     "save_args",

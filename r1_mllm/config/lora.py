@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 LANGUAGE_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -43,3 +44,17 @@ class LoraConfig:
                 problems.append(f"LoRA module pattern {pattern!r} is no regular expression: {error}")
         if problems:
             raise ValueError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Everything `r1-mllm export` can be told."""
+
+    adapter: str
+    """Folder with adapter_config.json and adapter_model.safetensors; a checkpoint of a run with --use_peft is one."""
+    out: str
+    """Folder to write; refused when it holds a model already."""
+    model: str | None = None
+    """Base model, a folder or hub id; None: the one adapter_config.json names."""
+    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Of the files; auto: as the base model's.  The sum is taken in float32."""

@@ -122,15 +122,21 @@ def _lay_group(group: Group, completions: Sequence[int], start: int, first_row: 
     def tokens(before, per_row: np.ndarray, dtype) -> np.ndarray:
         return np.concatenate([np.full(num_prompt, before, dtype), np.repeat(per_row, lengths).astype(dtype)])
 
+    row = tokens(-1, first_row + np.arange(len(chosen)), np.int32)
+    mask, advantages = tokens(False, kept, bool), tokens(0.0, np.asarray(values)[list(completions)], np.float32)
+    if prompt.answers is not None:  # a conversation: earlier answers belong to the row of the last one
+        assert len(group.completions) == 1, "answers inside a prompt are for supervised pairs"
+        earlier = np.flatnonzero(prompt.answers)
+        row[earlier], mask[earlier], advantages[earlier] = first_row, True, advantages[-1]
     after = np.broadcast_to(prompt.next_position + offsets, (3, len(offsets)))
     return {
         "ids": np.concatenate([prompt.ids, *(completion.ids for completion in chosen)]).astype(np.int64),
         "positions": np.concatenate([prompt.positions, after], axis=1).astype(np.int64),
         "visible_until": tokens(start + total, ends, np.int32),
-        "row": tokens(-1, first_row + np.arange(len(chosen)), np.int32),
-        "mask": tokens(False, kept, bool),
+        "row": row,
+        "mask": mask,
         "sampler_logp": np.concatenate([np.zeros(num_prompt), *(c.logprobs for c in chosen)]).astype(np.float32),
-        "advantages": tokens(0.0, np.asarray(values)[list(completions)], np.float32),
+        "advantages": advantages,
     }
 
 

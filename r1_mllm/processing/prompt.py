@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,24 @@ class Processor:
             ValueError: unreadable picture (named), or as many pictures as image parts were expected.
         """
         text, ids = self._chat(messages, add_generation_prompt)
-        self._check_count(ids, len(images))
-        pixels, grids, views = self._read(images)
-        ids = self.expand(ids, grids)
-        marks = (self.tokenizer.image_pad_id, self.tokenizer.video_pad_id)
-        positions, next_position = rope_positions(ids, grids, marks, self.pixels.merge_size, self.tokens_per_second)
         opening = _OPENED.search(text) if add_generation_prompt else None
-        opened = opening.group() if opening else ""
-        return Prompt(ids, positions, next_position, pixels, grids, views, text, opening=opened)
+        return replace(self.encode_ids(ids, images), text=text, opening=opening.group() if opening else "")
+
+    def encode_ids(self, ids: np.ndarray, images: Sequence[Source] = (), answers: np.ndarray | None = None) -> Prompt:
+        """Prepare ids [n] int64 with one placeholder per picture; `answers` [n] bool marks what is to be learnt."""
+        self.check_count(ids, len(images))
+        pixels, grids, views = self._read(images)
+        full = self.expand(ids, grids)
+        if answers is not None and len(full) > len(ids):
+            answers = np.repeat(answers, self._repeats(ids, grids, self.tokenizer.image_pad_id))
+        marks = (self.tokenizer.image_pad_id, self.tokenizer.video_pad_id)
+        positions, next_position = rope_positions(full, grids, marks, self.pixels.merge_size, self.tokens_per_second)
+        return Prompt(full, positions, next_position, pixels, grids, views, answers=answers)
 
     def prompt_length(self, messages: Sequence[Mapping[str, Any]], image_sizes: Sequence[tuple[int, int]] = ()) -> int:
         """Count the tokens `encode` would give, from the (width, height) px of the pictures (see `image_size`)."""
         _, ids = self._chat(messages, add_generation_prompt=True)
-        self._check_count(ids, len(image_sizes))
+        self.check_count(ids, len(image_sizes))
         return len(ids) + sum(self.pixels.num_tokens(size) - 1 for size in image_sizes)
 
     def image_size(self, source: Source) -> tuple[int, int]:
@@ -120,23 +126,26 @@ class Processor:
         """
         if grids is None:
             return ids
+        return np.repeat(ids, self._repeats(ids, grids, self.tokenizer.image_pad_id if pad_id is None else pad_id))
+
+    def _repeats(self, ids: np.ndarray, grids: np.ndarray, pad_id: int) -> np.ndarray:
         counts = np.ones(len(ids), np.int64)
-        pad_id = self.tokenizer.image_pad_id if pad_id is None else pad_id
         counts[ids == pad_id] = np.asarray(grids).prod(axis=1) // self.pixels.merge_size**2
-        return np.repeat(ids, counts)
+        return counts
 
     def _chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> tuple[str, np.ndarray]:
         """Rendered text and ids [n] before expansion; rendered once per distinct chat."""
         key = json.dumps([add_generation_prompt, messages], default=lambda _: "")
         if key not in self._chats:
-            _check_texts(messages)
+            check_texts(messages)
             text = self.tokenizer.render(messages, add_generation_prompt)
             while len(self._chats) >= MAX_CACHED_CHATS:
                 self._chats.pop(next(iter(self._chats)))
             self._chats[key] = text, self.tokenizer.encode(text)
         return self._chats[key]
 
-    def _check_count(self, ids: np.ndarray, num_images: int) -> None:
+    def check_count(self, ids: np.ndarray, num_images: int) -> None:
+        """Refuse ids [n] whose placeholders are not as many as the pictures."""
         num_marks = int((ids == self.tokenizer.image_pad_id).sum())
         if num_marks != num_images:
             raise ValueError(f"the chat has room for {num_marks} picture(s) but {num_images} were given")
@@ -160,7 +169,7 @@ class Processor:
         return pixels, np.stack(grids), tuple(views)
 
 
-def _check_texts(messages: Sequence[Mapping[str, Any]]) -> None:
+def check_texts(messages: Sequence[Mapping[str, Any]]) -> None:
     """Refuse control tokens written out in what people said."""
     for text in _texts(messages):
         found = next((token for token in REFUSED_IN_TEXT if token in text), None)

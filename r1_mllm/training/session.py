@@ -8,16 +8,17 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import GrpoConfig, RolloutConfig
+from ..config import DataConfig, GrpoConfig, RolloutConfig, SftConfig
 from ..config.stopping import StoppingConfig
 from ..data.mixture import LoadReport, load_examples, num_shared
+from ..data.mixture.loading import ReadRow
 from ..data.stream import Stream
 from ..distributed import mesh
 from ..models.qwen_vl import QwenVL
@@ -39,12 +40,14 @@ from .tracking import Tracker
 
 log = logging.getLogger(__name__)
 
+Load = Callable[[str, Any, Processor, Templates], tuple[list[Example], LoadReport]]
+
 
 @dataclass
 class Session:
     """A run in this process; every rank has its own."""
 
-    config: GrpoConfig
+    config: GrpoConfig | SftConfig
     place: mesh.Mesh
     source: Path
     """Model folder the run started from."""
@@ -139,14 +142,19 @@ def _expose(final: Path, output_dir: Path) -> None:
             shutil.copyfile(path, target)
 
 
-def open_session(config: GrpoConfig) -> Session:
-    """Load everything a run needs and, when its folder holds a checkpoint, continue from there."""
+def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Session:
+    """Load everything a run needs and, when its folder holds a checkpoint, continue from there.
+
+    Args:
+        load: gives the examples of a split ("train", "eval") and what became of its rows; None: GRPO's questions.
+    """
     place = mesh.init()
     _check(config)
     source, processor = _open_model_folder(config)
     templates, rewards = _load_words(config)
-    examples, report = _load("train", config, processor, templates)
-    eval_examples, eval_report = _load("eval", config, processor, templates)
+    load = load or load_questions
+    examples, report = load("train", config, processor, templates)
+    eval_examples, eval_report = load("eval", config, processor, templates)
     eval_examples = eval_examples[: config.training.eval_num]
     num_shared(examples, eval_examples)
     facts = {"num_examples": len(examples), "examples": fingerprint(examples)}
@@ -235,29 +243,41 @@ def _load_words(config: GrpoConfig) -> tuple[Templates, dict[str, RewardFunction
         raise Stop(str(error)) from error
 
 
-def _load(
-    split: str, config: GrpoConfig, processor: Processor, templates: Templates
+def load_questions(
+    split: str, config: GrpoConfig | SftConfig, processor: Processor, templates: Templates
 ) -> tuple[list[Example], LoadReport]:
     """Load a split's examples and drop those whose prompt is too long, in the same way on every rank."""
-    lengths: list[int] = []
 
-    def measure(example: Example) -> None:
-        """Note the prompt's length, visual tokens included; ValueError for a picture or text that cannot be used."""
+    def length(example: Example) -> int:
         sizes = [processor.image_size(picture) for picture in example.images]
-        lengths.append(processor.prompt_length(chat(example, processor, templates, config), sizes))
+        return processor.prompt_length(chat(example, processor, templates, config), sizes)
 
+    return load_within(split, config.data, length, ("max_prompt_length", config.data.max_prompt_length))
+
+
+def load_within(
+    split: str, data: DataConfig, length: Callable[[Example], int], limit: tuple[str, int], read_row: ReadRow = None
+) -> tuple[list[Example], LoadReport]:
+    """Load a split's examples and drop the ones that are too long.
+
+    Args:
+        length: counts an example's tokens, visual ones included; ValueError for a picture or text that cannot be used.
+        limit: a setting's name and how many tokens it allows.
+        read_row: as in data.mixture.load_examples.
+    """
+    lengths: list[int] = []
     try:
-        found, report = load_examples(config.data, split, None, measure)
+        found, report = load_examples(data, split, None, lambda example: lengths.append(length(example)), read_row)
     except ValueError as error:
         raise Stop(str(error), DATA) from error
     if report.datasets:
         log.info("%s", report.summary())
-    limit = config.data.max_prompt_length
-    kept = [example for example, length in zip(found, lengths, strict=True) if length <= limit]
+    name, most = limit
+    kept = [example for example, tokens in zip(found, lengths, strict=True) if tokens <= most]
     if len(kept) < len(found):
-        log.warning("%s: %d of %d prompts above %d tokens dropped", split, len(found) - len(kept), len(found), limit)
+        log.warning("%s: %d of %d prompts above %d tokens dropped", split, len(found) - len(kept), len(found), most)
     if found and not kept:
-        raise Stop(f"every prompt of {config.data.dataset_name} is above max_prompt_length {limit}", DATA)
+        raise Stop(f"every prompt of {data.dataset_name} is above {name} {most}", DATA)
     return kept, report
 
 

@@ -1,60 +1,228 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised steps on prompts and the answers to learn: the same packs and the same optimizer as GRPO.
+"""Supervised fine-tuning: imitate the answers of conversations, with the packs, the optimizer and the run of GRPO.
 
-A pair is a group of one completion, as `data.pack.supervised_pair` makes it.
+A pair is a group of one completion, as `data.pack.supervised_pair` makes it; earlier answers of a conversation stand in
+its prompt, marked.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import paddle
 
-from ..data.pack import pack
+from ..config import SftConfig
+from ..data.mixture import LoadReport, num_shared
+from ..data.pack import pack, supervised_pair
 from ..distributed import collectives
-from ..models import team, threads
+from ..models import threads
 from ..models.qwen_vl import QwenVL
-from ..records import Group, PackedBatch
-from ..runtime import NONFINITE, Stop
+from ..processing.conversation import lesson, lesson_length
+from ..processing.prompt import Processor
+from ..records import Example, Group, PackedBatch
+from ..runtime import DATA, NONFINITE, Stop
+from ..tasks import conversation
+from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .optimizer import AdamW, learning_rate
+from .session import Session, load_questions, load_within, open_session
+from .signals import StopRequest
+from .step import Stopwatch, Update, back_propagate, poisons, sum_passes
+
+log = logging.getLogger(__name__)
+
+MANY_EPOCHS = 10.0
+"""More than so many passes over the same rows are worth a warning."""
+
+EVALUATED_TOGETHER = 64
+"""Held-out conversations whose pictures are in memory at a time."""
+
+
+def train(config: SftConfig) -> None:
+    """Fine-tune as configured, from the start or from the last checkpoint of the same run, to the end."""
+    held_out: list[Example] = []
+
+    def load(split: str, config: SftConfig, processor: Processor, templates: Any) -> tuple[list[Example], LoadReport]:
+        if split == "train":
+            return _load_conversations(split, config, processor)
+        lessons, report = _load_conversations(split, config, processor)
+        held_out.extend(lessons[: config.training.eval_num])
+        if not config.data.accuracy_dataset_name:
+            return [], report
+        asked = replace(config.data, eval_dataset_name=config.data.accuracy_dataset_name)
+        questions, graded = load_questions(split, replace(config, data=asked), processor, templates)
+        report.datasets += graded.datasets
+        report.problems += graded.problems
+        return questions, report
+
+    run = open_session(config, load)
+    num_shared(run.examples, held_out)
+    epochs = run.num_steps / run.stream.steps_per_epoch
+    if epochs > MANY_EPOCHS:
+        log.warning(
+            "%d steps are %.1f epochs over %d rows; fewer --max_steps overfit less",
+            run.num_steps,
+            epochs,
+            len(run.examples),
+        )
+
+    def evaluate(when: str) -> None:
+        _evaluate_loss(run, held_out)
+        evaluate_accuracy(run, when)
+
+    to_the_end(run, lambda stop: _train(run, stop, evaluate), evaluate)
+
+
+def _load_conversations(split: str, config: SftConfig, processor: Processor) -> tuple[list[Example], LoadReport]:
+    """Load a split's conversations that are not longer than max_length."""
+
+    def length(example: Example) -> int:
+        sizes = [processor.image_size(picture) for picture in example.images]
+        return lesson_length(processor, _turns(example, config), sizes)
+
+    limit = ("max_length", config.data.max_length)
+    return load_within(split, config.data, length, limit, conversation.example)
+
+
+def _turns(example: Example, config: SftConfig) -> Sequence[conversation.Turn]:
+    """Give a conversation's turns, with the run's system prompt where it has none of its own."""
+    system = config.data.system_prompt
+    if not system or example.answer[0]["role"] == "system":
+        return example.answer
+    return ({"role": "system", "content": [{"type": "text", "text": system}], "learn": False}, *example.answer)
+
+
+def encode(run: Session, example: Example) -> Group:
+    """Make a conversation a pair to learn."""
+    try:
+        prompt, ids = lesson(run.processor, _turns(example, run.config), example.images)
+    except ValueError as error:
+        raise Stop(f"{example.meta['where']}: {error}", DATA) from error
+    return replace(supervised_pair(prompt, ids), example=example)
+
+
+def _train(run: Session, stop: StopRequest, evaluate: Callable[[str], None]) -> None:
+    while run.step < run.num_steps:
+        watch, before = Stopwatch(), run.step
+        pairs = [encode(run, run.examples[i]) for i in run.stream.next()]
+        seconds = {"time/encode": watch.lap()}
+        training = run.config.training
+        update = supervised_update(
+            run.model, pairs, run.optimizer, training.tokens_per_pack, training.seed, run.scale.value
+        )
+        take_step(run, update, lambda pairs=pairs: _offending_rows(run, pairs))
+        seconds["time/update"] = watch.lap()
+        counted = collectives.sum_scalars(_count(pairs))
+        run.num_tokens += int(counted["tokens"])
+        values = {"num_tokens": run.num_tokens, "answer_tokens": counted["answers"], **seconds}
+        keep_metrics(run, update, values, int(counted["tokens"]), watch.total())
+        after_step(run, before, stop, evaluate)
+
+
+def _count(pairs: Sequence[Group]) -> dict[str, float]:
+    """Count the tokens of pairs, and those of them that are learnt."""
+    prompts, answers = ([group.prompt for group in pairs], sum(len(group.completions[0].ids) for group in pairs))
+    earlier = sum(int(prompt.answers.sum()) for prompt in prompts if prompt.answers is not None)
+    return {"tokens": float(answers + sum(len(prompt.ids) for prompt in prompts)), "answers": float(answers + earlier)}
+
+
+def _offending_rows(run: Session, pairs: Sequence[Group]) -> list[dict[str, Any]]:
+    """Describe the pairs that give non-finite numbers on their own; all when none does."""
+
+    def backward(batch: PackedBatch) -> float:
+        loss = supervised_loss(run.model, batch, float(batch.mask.sum()))
+        back_propagate(loss)
+        return loss.item()
+
+    found = []
+    for pair in pairs:
+        (batch,) = pack([pair], run.config.training.tokens_per_pack, run.visual_ids)
+        if poisons(run.model, lambda batch=batch: backward(batch)):
+            found.append(pair)
+    rows = []
+    for example in (pair.example for pair in found or pairs):
+        files = [picture for picture in example.images if isinstance(picture, str)]
+        rows.append({"id": example.meta.get("id", example.meta["where"]), "image": files})
+    return rows
+
+
+@paddle.no_grad()
+def held_out_loss(model: QwenVL, pairs: Sequence[Group], tokens_per_pack: int = 8192) -> tuple[float, float]:
+    """Sum the NLL of the pairs' answer tokens, and count those: nats and tokens of this rank."""
+    batches = pack(pairs, tokens_per_pack, {model.arch.image_token_id, model.arch.video_token_id})
+    losses = threads.run(lambda batch: supervised_loss(model, batch, 1.0).item(), batches)
+    return sum(losses), float(sum(batch.mask.sum() for batch in batches))
+
+
+def _evaluate_loss(run: Session, held_out: Sequence[Example]) -> None:
+    """Measure the mean NLL of the held-out answers' tokens, shared out to the ranks, and log it."""
+    if not held_out:
+        return
+    mine = held_out[run.place.rank :: run.place.world]
+    total = tokens = 0.0
+    for start in range(0, len(mine), EVALUATED_TOGETHER):
+        pairs = [encode(run, example) for example in mine[start : start + EVALUATED_TOGETHER]]
+        part = held_out_loss(run.model, pairs, run.config.training.tokens_per_pack)
+        total, tokens = total + part[0], tokens + part[1]
+    summed = collectives.sum_scalars({"loss": total, "tokens": tokens})
+    loss = summed["loss"] / summed["tokens"]
+    run.tracker.log(run.step, {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))})
 
 
 def supervised_loss(model: QwenVL, batch: PackedBatch, num_tokens: float) -> paddle.Tensor:
-    """Negative log-likelihood of a pack's completion tokens over `num_tokens` (those of the whole step): scalar."""
+    """Negative log-likelihood of a pack's answer tokens over `num_tokens` (those of the whole step): scalar."""
     logp = model.token_logp(batch)
     weight = paddle.to_tensor(np.where(batch.mask, batch.advantages, 0.0) / num_tokens, dtype=logp.dtype)
     return -paddle.dot(weight, logp)
 
 
-def supervised_step(
-    model: QwenVL, pairs: Sequence[Group], optimizer: AdamW, rate: float, tokens_per_pack: int = 8192
-) -> tuple[float, float]:
-    """Take one optimizer step on the mean NLL of the pairs' completion tokens, all ranks together.
+def supervised_update(
+    model: QwenVL,
+    pairs: Sequence[Group],
+    optimizer: AdamW,
+    tokens_per_pack: int = 8192,
+    seed: int = 0,
+    scale: float = 1.0,
+) -> Update:
+    """Sum the gradients of the mean NLL of the pairs' answer tokens, all ranks together; weights stay as they are.
 
-    Returns:
-        The loss before the step, and the gradient's norm before clipping.
+    Args:
+        seed: of adapters' dropout.  scale: gradients are left multiplied by it.
     """
     visual_ids = {model.arch.image_token_id, model.arch.video_token_id}
     batches = pack(pairs, tokens_per_pack, visual_ids, at_least=threads.count())
     tokens = collectives.sum_scalars({"tokens": float(sum(batch.mask.sum() for batch in batches))})["tokens"]
 
-    def backward(member: QwenVL, batch: PackedBatch) -> float:
+    def backward(member: QwenVL, batch: PackedBatch) -> tuple[float, None]:
         loss = supervised_loss(member, batch, tokens)
-        loss.backward()
-        return loss.item()
+        back_propagate(loss, scale)
+        return loss.item(), None
 
-    total = sum(team.run(model, backward, batches, optimizer.accumulate))
-    collectives.sum_gradients(optimizer.leaves.values())
-    total = collectives.sum_scalars({"loss": total})["loss"]
-    norm = optimizer.grad_norm()
-    if not (math.isfinite(total) and math.isfinite(norm)):
+    return sum_passes(model, backward, batches, optimizer, seed, scale)[0]
+
+
+def supervised_step(
+    model: QwenVL, pairs: Sequence[Group], optimizer: AdamW, rate: float, tokens_per_pack: int = 8192
+) -> tuple[float, float]:
+    """Take one optimizer step on the mean NLL of the pairs' answer tokens, all ranks together.
+
+    Returns:
+        The loss before the step, and the gradient's norm before clipping.
+    """
+    update = supervised_update(model, pairs, optimizer, tokens_per_pack)
+    if not update.finite:
         optimizer.clear()
-        raise Stop(f"supervised loss {total}, gradient norm {norm}: not finite; lower the learning rate", NONFINITE)
-    optimizer.step(rate, norm)
-    return total, norm
+        message = (
+            f"supervised loss {update.loss}, gradient norm {update.grad_norm}: not finite; lower the learning rate"
+        )
+        raise Stop(message, NONFINITE)
+    optimizer.step(rate, update.grad_norm)
+    return update.loss, update.grad_norm
 
 
 def supervised_steps(

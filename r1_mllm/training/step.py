@@ -176,14 +176,20 @@ def offenders(
         for batch in pieces:
             if config.objective.beta:
                 batch.ref_logp = batch.sampler_logp
-            model.clear_gradients()
-            loss, _ = backward(model, batch, counts, 1.0, config)
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            if not (math.isfinite(loss) and all(bool(paddle.isfinite(g).all()) for g in gradients)):
+            if poisons(model, lambda batch=batch: backward(model, batch, counts, 1.0, config)[0]):
                 found.append(group)
                 break
-    model.clear_gradients()
     return found
+
+
+def poisons(model: QwenVL, backward: Callable[[], float]) -> bool:
+    """Say whether a backward pass, which returns its loss, gives a non-finite number; its gradients are dropped."""
+    model.clear_gradients()
+    loss = backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    finite = math.isfinite(loss) and all(bool(paddle.isfinite(g).all()) for g in gradients)
+    model.clear_gradients()
+    return not finite
 
 
 class Stopwatch:

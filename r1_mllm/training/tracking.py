@@ -134,7 +134,7 @@ class Tracker:
             self.message(f"warning: {name} failed ({error}); metrics.jsonl goes on")
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
-        if "reward" not in values:
+        if "reward" not in values and "loss" not in values:  # an evaluation
             self.message(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
             return
         seconds = self._seconds_per_step(step)

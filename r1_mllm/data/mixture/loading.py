@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Check = Callable[[Example], None] | None
 """Raises ValueError for an example that cannot be used."""
+ReadRow = Callable[[read.Row, str], Example] | None
 
 
 @dataclass
@@ -72,6 +73,7 @@ def load_examples(
     split: str = "train",
     quarantine_file: str | Path | None = "quarantine.jsonl",
     check: Check = None,
+    read_row: ReadRow = None,
 ) -> tuple[list[Example], LoadReport]:
     """Read, choose and check the examples of a split.
 
@@ -80,12 +82,13 @@ def load_examples(
             (val_datasets, dataset_test_split), and returns no example when neither is there.
         quarantine_file: where data_policy quarantine writes the rows it removed; None leaves that to the caller.
         check: called for each example that is in order so far; its ValueError makes the row a bad one.
+        read_row: makes an example of (row, its place); None: the row's task does.
     """
     report = LoadReport()
     forms = data_config.form if split == "train" else data_config.eval_form or data_config.form
     examples: list[Example] = []
     for entry in _entries(data_config, split, report):
-        examples.extend(_load_entry(entry, data_config, forms, report, check))
+        examples.extend(_load_entry(entry, data_config, forms, report, check, read_row))
     if report.problems and data_config.data_policy == "strict":
         raise ValueError(quarantine.explain(report.problems))
     if quarantine_file is not None:
@@ -137,7 +140,12 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def _load_entry(
-    entry: Entry, config: DataConfig, default_forms: Sequence[str], report: LoadReport, check: Check
+    entry: Entry,
+    config: DataConfig,
+    default_forms: Sequence[str],
+    report: LoadReport,
+    check: Check,
+    read_row: ReadRow,
 ) -> list[Example]:
     problems: list[quarantine.Problem] = []
     forms = entry.form or default_forms
@@ -150,7 +158,7 @@ def _load_entry(
     num_broken = len(problems)
     if asked > size:
         report.warn(f"{entry.name}: {entry.strategy} asks for {asked} rows, there are only {size}")
-    settings = (config.task, root, forms)
+    settings = (config.task, root, forms, read_row)
     found = [(_read_example(row, where, entry, settings, problems), row) for row, where in chosen]
     found = [(example, row) for example, row in found if example is not None]
     kept = _formed(found, entry, config, forms, check, problems)
@@ -189,15 +197,19 @@ def _usable_split(entry: Entry) -> str | None:
 
 
 def _read_example(
-    row: read.Row, where: str, entry: Entry, settings: tuple[str | None, PictureRoot, Sequence[str]], problems: list
+    row: read.Row,
+    where: str,
+    entry: Entry,
+    settings: tuple[str | None, PictureRoot, Sequence[str], ReadRow],
+    problems: list,
 ) -> Example | None:
     """The row's example with pictures found, or None and a problem more."""
-    default_task, root, forms = settings
+    default_task, root, forms, read_row = settings
     task = entry.task or default_task or named_task(row)
-    if not isinstance(task, str):
+    if not read_row and not isinstance(task, str):
         raise ValueError(f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row")
     try:
-        example = curriculum.example_of(row, where, task, forms)
+        example = read_row(row, where) if read_row else curriculum.example_of(row, where, task, forms)
     except ValueError as error:
         problems.append(quarantine.Problem(entry.name, where, "row", str(error), row))
         return None
