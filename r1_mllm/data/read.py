@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a data set as dicts, each with the place it came from; nothing unreadable is skipped in silence.
 
-Read are JSON lists, JSON lines, parquet, and folders: parquet shards, annotation files, or what the `datasets` library
-writes with save_to_disk.  Embedded pictures arrive as the struct they are stored as, {"bytes": ..., "path": ...}.
+Read are JSON lists, JSON lines, JSON objects of rows, parquet, and folders: parquet shards, annotation files, or what
+the `datasets` library writes with save_to_disk.  Embedded pictures arrive as the struct they are stored as, {"bytes":
+..., "path": ...}.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+
+from . import json_tree
 
 MAX_LINE_BYTES = 16 << 20
 ROWS_PER_BATCH = 64
@@ -71,6 +74,9 @@ def _file_rows(path: Path, report: OnBad) -> Iterator[tuple[Row, str]]:
     elif path.suffix == ".arrow":
         yield from _table_rows(path, _arrow_batches(path))
     elif path.suffix in _ANNOTATIONS:
+        if path.suffix == ".json" and _starts_with(path, b"{") and (tree := json_tree.load(path)) is not None:
+            yield from json_tree.rows(tree, path)
+            return
         reader = _list_rows if _starts_with(path, b"[") and path.suffix == ".json" else _line_rows
         yield from reader(path, report)
     else:

@@ -12,7 +12,7 @@ from ..answers import latex, tags
 from ..answers.worker import verifier
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
+from . import layouts, rows, templates
 from .rec import answer_text
 
 _MAX_GOLD_CHARS = latex.MAX_CHARS
@@ -59,6 +59,7 @@ class Geometry:
 
 def math_example(task: Any, row: Mapping[str, Any], where: str, image_root: str | None) -> Example:
     """Make an example of a row whose answer is an expression; options are written under the question."""
+    row = layouts.canonical(row, where)
     pictures = rows.images(row, where, image_root)
     answer = task.gold(rows.gold_value(row, where, ("ground_truth", "answer", "solution")), where)
     question = rows.with_options(rows.question_text(row, where, len(pictures)), row)

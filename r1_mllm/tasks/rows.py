@@ -17,18 +17,35 @@ def question_text(row: Mapping[str, Any], where: str, num_images: int) -> str:
 
     Several numbered marks with one file mean that the pictures were drawn together in that file.
     """
+    text = marked_question(row, where)
+    named = _check_marks(_MARK.findall(text), where, num_images)
+    return _MARK.sub(lambda mark: f" (picture {mark[1]}) " if named and mark[1] else " ", text).strip()
+
+
+def marked_question(row: Mapping[str, Any], where: str) -> str:
+    """Read the question as it stands in the row, with its picture marks."""
     text = row.get("problem") or row.get("question") or _turn(row, "human") or row.get("prompt")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{where}: no question; a row needs `problem`, `question` or a human turn in `conversations`")
-    marks = _MARK.findall(text)
+    return text
+
+
+def _check_marks(marks: Sequence[str], where: str, num_images: int) -> bool:
+    """Refuse marks that do not fit the pictures; say whether there are several numbered ones, which stay as words.
+
+    Args:
+        marks: what stands behind "image" in each mark, "" or a number.  None at all is in order.
+    """
     numbers = {int(number) for number in marks if number}
     unnumbered = sum(not number for number in marks)
-    if unnumbered and unnumbered != num_images:
-        raise ValueError(f"{where}: {unnumbered} <image> marks but {num_images} pictures; make them agree")
-    if numbers and (num_images == 0 or (num_images > 1 and max(numbers) > num_images)):
-        raise ValueError(f"{where}: mark <image{max(numbers)}> but {num_images} pictures; make them agree")
-    named = len(numbers) > 1
-    return _MARK.sub(lambda mark: f" (picture {mark[1]}) " if named and mark[1] else " ", text).strip()
+    if unnumbered and (numbers or unnumbered != num_images):
+        also = f" and {len(numbers)} numbered ones" if numbers else ""
+        raise ValueError(f"{where}: {unnumbered} <image> marks{also} but {num_images} pictures; make them agree")
+    expected = max(num_images, len(numbers)) if num_images == 1 else num_images  # one file may hold all of them
+    if numbers and numbers != set(range(1, expected + 1)):
+        shown = " ".join(f"<image{number}>" for number in sorted(numbers))
+        raise ValueError(f"{where}: marks {shown} but {num_images} pictures; number them from 1, one per picture")
+    return len(numbers) > 1
 
 
 def with_options(question: str, row: Mapping[str, Any]) -> str:
@@ -43,13 +60,17 @@ def with_options(question: str, row: Mapping[str, Any]) -> str:
 
 def images(row: Mapping[str, Any], where: str, image_root: str | None) -> tuple[str | bytes, ...]:
     """Read the pictures: paths joined with image_root, or encoded bytes; an empty tuple for a row of text only."""
+    return tuple(_image(item, where, image_root) for item in stored_images(row))
+
+
+def stored_images(row: Mapping[str, Any]) -> list[Any]:
+    """The pictures as they stand in the row: paths, {bytes, path} or bytes."""
     for field in ("images", "image", "image_path", "image_bytes"):
         value = row.get(field)
         if value is None or (isinstance(value, (str, list)) and not value):
             continue
-        items = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
-        return tuple(_image(item, where, image_root) for item in items)
-    return ()
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
+    return []
 
 
 def gold_value(row: Mapping[str, Any], where: str, fields: Sequence[str]) -> Any:

@@ -51,6 +51,8 @@ def messages(
 ) -> list[dict[str, Any]]:
     """Lay an example out as chat messages: an optional system turn, one user turn with its pictures before the text.
 
+    The system turn is system_prompt, else the row's own (`meta["system"]`, rows in verl's columns).
+
     Prompts of judge and choice are those of the task, if it has its own, or the form's.
 
     Args:
@@ -66,6 +68,7 @@ def messages(
         )
     text = _with_boxes(_fill(methods[method], example, _UNITS[view_units]), example, views)
     content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": text}]
+    system_prompt = system_prompt or example.meta.get("system")
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*turns, {"role": "user", "content": content}]
 
