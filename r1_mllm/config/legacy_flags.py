@@ -25,8 +25,10 @@ class Legacy:
 
 
 RENAMED = {
+    "BSZ": "batch_size",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
+    "checkpoint_dir": "checkpoints",
     "clip_ratio_c": "dual_clip",
     "clip_ratio_dual": "dual_clip",
     "clip_ratio_high": "epsilon_high",
@@ -135,6 +137,7 @@ LEGACY = {
     "skip_profile_timer": Legacy("passed over"),
     "sync_ref_model": Legacy("the reference model stays as it was at the start", _OFF),
     "tensor_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
+    "test": Legacy("--sample_num takes fewer rows for a trial", _OFF),
     "tf32": Legacy("passed over: Paddle's own setting stays"),
     "trust_remote_code": Legacy("no code of a checkpoint is ever run", _OFF),
     "use_flash_attention": Legacy("--attn_implementation decides"),

@@ -54,21 +54,27 @@ class Source:
 _RESOLVED = f"{HUB}/datasets/omlab/VLM-R1/resolve/main"
 _REC_ROWS = tuple((f"rec_jsons_processed/{name}_train.json", None) for name in ("refcoco", "refcocop", "refcocog"))
 _REC_LABELS = tuple((f"{name}.json", None) for name in ("refcoco_val", "refcocop_val", "refcocog_val"))
+_REC_LABELS_ZIP = Source(f"{_RESOLVED}/rec_jsons_processed.zip", "rec_jsons_processed", _REC_LABELS)
+_REFGTA = Source(f"{_RESOLVED}/refgta.zip", "refgta")
+_SUPERCLEVR = (
+    Source(f"{HUB}/datasets/tobiaslee/Super_clevr200/resolve/main/subsplit.tgz", "superclevr_200"),
+    Source(
+        f"{LABELS}/superclevr_test200_counting_problems.jsonl",
+        "superclevr_test200_counting_problems.jsonl",
+        (("", 200),),
+    ),
+)
+_GUI_ROWS = "https://raw.githubusercontent.com/om-ai-lab/VLM-R1/main/src/open-r1-multimodal/data_jsonl"
 SOURCES: dict[str, tuple[Source, ...]] = {
     "rec": (
         Source(f"{BUNDLES}/playground/r1_mllm/REC.tar", "REC", _REC_ROWS),
-        Source(f"{_RESOLVED}/rec_jsons_processed.zip", "rec_jsons_processed", _REC_LABELS),
+        _REC_LABELS_ZIP,
         Source(f"{_RESOLVED}/train2014.zip", "coco", also=("train2014.tar",)),
-        Source(f"{_RESOLVED}/refgta.zip", "refgta"),
+        _REFGTA,
     ),
     "counting": (
         Source(f"{BUNDLES}/playground/r1_mllm/Counting.tar", "Counting", (("clevr_cogen_a_train", 70_000),)),
-        Source(f"{HUB}/datasets/tobiaslee/Super_clevr200/resolve/main/subsplit.tgz", "superclevr_200"),
-        Source(
-            f"{LABELS}/superclevr_test200_counting_problems.jsonl",
-            "superclevr_test200_counting_problems.jsonl",
-            (("", 200),),
-        ),
+        *_SUPERCLEVR,
     ),
     "geometry": (
         Source(f"{BUNDLES}/playground/r1_mllm/GEO.tar", "GEO", (("GEOQA_R1V_Train_8K", None),)),
@@ -88,6 +94,11 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             (("", 1200),),
         ),
     ),
+    "ood": (_REC_LABELS_ZIP, _REFGTA, Source(f"{_RESOLVED}/lisa-test.zip", "lisa"), *_SUPERCLEVR),
+    "gui": (
+        Source(f"{_GUI_ROWS}/gui_multi-image.jsonl", "gui_multi-image.jsonl", (("", None),)),
+        Source(f"{_RESOLVED}/gui_multi-image.zip", "gui_multi-image"),
+    ),
     "curriculum": (Source("ZTE-AIM/Curr-ReFT-data", "curriculum", is_repo=True, also=("grpo_sft_data.zip",)),),
 }
 
@@ -100,7 +111,7 @@ def prepare(
     What is already there stays.  Every folder appears complete or not at all.
 
     Args:
-        kind: rec, counting, geometry, sat or curriculum.
+        kind: rec, counting, geometry, sat, ood, gui or curriculum.
         from_archive: a local archive or label file instead of the network; its name says which of the kind's parts it
             is (REC.tar, train2014.zip, refgta.zip ...), any other name stands for the first one, the bundle.
         any_count: accept other numbers of rows than the published ones, for subsets.
@@ -143,7 +154,7 @@ def addresses(kind: str, out: str | Path = "data") -> str:
 
 def _source_of(kind: str, name: str) -> Source:
     stem = name.split(".")[0].lower()
-    for source in SOURCES[kind]:
+    for source in sorted(SOURCES[kind], key=lambda source: source.file_name != name):
         if stem in {known.split(".")[0].lower() for known in (source.file_name, *source.also)}:
             return source
     return SOURCES[kind][0]

@@ -57,6 +57,9 @@ def test_a_bundle_lands_where_the_script_expects_it(tmp_path, root):
     [
         ("rec", "train2014.zip", "train2014/a.jpg", "coco/train2014/a.jpg"),
         ("rec", "refgta.zip", "refgta/b.png", "refgta/b.png"),
+        ("ood", "lisa-test.zip", "b.png", "lisa/b.png"),
+        ("ood", "subsplit.zip", "images/b.png", "superclevr_200/images/b.png"),
+        ("gui", "gui_multi-image.zip", "b.png", "gui_multi-image/b.png"),
         ("geometry", "images.zip", "images/test/0.png", "Geo170K/images/test/0.png"),
         ("counting", "subsplit.tgz", "images/c.png", "superclevr_200/images/c.png"),
         ("curriculum", "grpo_sft_data.zip", "train/a.jsonl", "curriculum/train/a.jsonl"),
@@ -88,6 +91,15 @@ def test_label_files_are_counted_and_copied(tmp_path):
     labels.write_text('{"question": "?"}\n' * 753)
     with pytest.raises(ValueError, match="753 rows, expected 754"):
         prepare("geometry", labels, tmp_path / "other")
+
+
+def test_label_files_and_archives_of_one_name_are_told_apart(tmp_path):
+    rows = tmp_path / "gui_multi-image.jsonl"
+    rows.write_text(json.dumps({"image": ["a.png", "b.png"], "conversations": []}) + "\n")
+    assert prepare("gui", rows, tmp_path / "data") == [tmp_path / "data/gui_multi-image.jsonl"]
+    assert prepare("gui", zip_of(tmp_path / "gui_multi-image.zip", {"a.png": b""}), tmp_path / "data") == [
+        tmp_path / "data/gui_multi-image"
+    ]
 
 
 def test_the_wrong_archive_leaves_nothing_behind(tmp_path):

@@ -137,7 +137,7 @@ def test_a_run_goes_on_where_it_was_killed_and_a_finished_one_is_not_repeated(wo
     assert rows[3] == whole["results"][3]
 
 
-@pytest.mark.parametrize("script", ["test_rec.py", "test_r1-v.py"])
+@pytest.mark.parametrize("script", ["test_rec.py", "test_r1-v.py", "test_od_r1.py"])
 def test_help_needs_no_paddle(script, tmp_path):
     (tmp_path / "paddle.py").write_text("raise RuntimeError('paddle was imported')")
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin"}
