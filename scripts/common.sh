@@ -98,6 +98,27 @@ train() {
         case $word in -h | --help) exec "$python" -m r1_mllm grpo --help ;; esac
     done
     [ -e "$DATASET" ] || fail 65 "data set $DATASET is not there; get it with: $python -m r1_mllm data prepare $task"
+    persist grpo "$@"
+}
+
+# fine_tune FLAG...: what run_sft*.sh do; the caller has set MODEL DATASET OUTPUT_DIR and the others.
+fine_tune() {
+    GRADIENT_ACC=${GRADIENT_ACC:-$((BATCH_SIZE / (PER_DEVICE_BATCH_SIZE * GPUS * NNODES)))}
+    if [ "$GRADIENT_ACC" -lt 1 ]; then GRADIENT_ACC=1; fi
+    if [ -n "${IMAGE_ROOT:-}" ]; then set -- --image_root "$IMAGE_ROOT" "$@"; fi
+    set -- --model_name_or_path "$MODEL" --dataset_name "$DATASET" --output_dir "$OUTPUT_DIR" \
+        --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$GRADIENT_ACC" "$@"
+    for word in "$@"; do
+        case $word in -h | --help) exec "$python" -m r1_mllm sft --help ;; esac
+    done
+    [ -e "$DATASET" ] || fail 65 "data set $DATASET is not there; set DATASET to a file of conversations (docs/sft.md)"
+    persist sft "$@"
+}
+
+# persist COMMAND FLAG...: start it, and start it again up to RESTARTS times when it ends with a failure that may pass.
+persist() {
+    job=$1
+    shift
     tries=0
     until start "$@"; do
         code=$?
@@ -112,14 +133,14 @@ train() {
 # start FLAG...: one process, or one per GPU through Paddle's launcher.
 start() {
     if [ "$GPUS" -eq 1 ] && [ "$NNODES" -eq 1 ]; then
-        "$python" -m r1_mllm grpo "$@"
+        "$python" -m r1_mllm "$job" "$@"
     elif [ "$NNODES" -eq 1 ]; then
         "$python" -m paddle.distributed.launch --nproc_per_node "$GPUS" --run_mode collective \
-            --log_dir "$OUTPUT_DIR/paddle_distributed_logs" "$python" -m r1_mllm grpo "$@"
+            --log_dir "$OUTPUT_DIR/paddle_distributed_logs" "$python" -m r1_mllm "$job" "$@"
     else
         "$python" -m paddle.distributed.launch --master "$MASTER_ADDR:$MASTER_PORT" --nnodes "$NNODES" \
             --rank "$NODE_RANK" --nproc_per_node "$GPUS" --run_mode collective \
-            --log_dir "$OUTPUT_DIR/paddle_distributed_logs" "$python" -m r1_mllm grpo "$@"
+            --log_dir "$OUTPUT_DIR/paddle_distributed_logs" "$python" -m r1_mllm "$job" "$@"
     fi
 }
 
