@@ -20,9 +20,10 @@ from ..data.read import rows, splits
 from ..records import Example
 from ..tasks import get_task, named_task
 from ..tasks.templates import Templates, load_templates
-from . import domains, metrics
-from .evaluate import EvalResult, evaluate, summarise
-from .partial import PartialResults, fingerprint, finished_with
+from . import checkpoints, choosing, domains, metrics, shards
+from .evaluate import EvalResult, EvalSettings, answer_blocks, summarise
+from .partial import fingerprint, finished_with
+from .shards import SharedRows, Team
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 MAX_LISTED = 10
@@ -30,6 +31,7 @@ MAX_LISTED = 10
 LABELS = (
     *("model_name", "steps", "results_name", "logs_dir", "batch_size", "overwrite"),
     *("test_datasets", "data_root", "task_list", "domain"),
+    *("checkpoints", "ood_datasets", "eval_sets", "num_processes"),
 )
 """Settings that change no row."""
 
@@ -44,6 +46,10 @@ class DataSet:
     examples: Sequence[Example]
     num_rows: int
     """Rows of the file, of which `examples` are a draw."""
+    domain: str | None = None
+    """in or out, where that is known."""
+    settings: EvalConfig | None = None
+    """Its own settings; None: the evaluation's."""
 
 
 def main(
@@ -66,19 +72,70 @@ def main(
 
 def run(config: EvalConfig) -> list[EvalResult]:
     """Evaluate every data set of the configuration, in order; the results are also on disk."""
+    if config.model_path is None and config.checkpoints is None:
+        raise runtime.Stop("--model_path MODEL is missing (or --checkpoints RUN for every checkpoint of a run)")
     try:
-        sets, templates = load_sets(config), load_templates(config.prompt_template)
+        found, templates = load_sets(config), load_templates(config.prompt_template)
+        choosing.check_names([data_set.name for data_set in found])
     except ValueError as error:
         raise runtime.Stop(str(error), runtime.DATA) from error
-    try:
-        model_dir = find_model(config)
-    except (ValueError, OSError) as error:
-        raise runtime.Stop(str(error), runtime.MODEL) from error
-    return evaluate_sets(config, sets, templates, model_dir)
+    runs = [config] if config.checkpoints is None else checkpoints.runs(config)
+    if config.overwrite:
+        _forget(runs, found)
+        runs = [dataclasses.replace(settings, overwrite=False) for settings in runs]
+    with shards.start(config.num_processes, "eval", config, Path(config.logs_dir)) as team:
+        return _evaluate_runs(config, runs, found, templates, team)
+
+
+def _evaluate_runs(
+    config: EvalConfig, runs: Sequence[EvalConfig], sets: Sequence[DataSet], templates: Templates, team: Team
+) -> list[EvalResult]:
+    """Evaluate one model or each checkpoint of a run; the table of checkpoints grows with every one of them."""
+    results: list[EvalResult] = []
+    reached: list[checkpoints.Reached] = []
+    for settings in runs:
+        try:
+            model_dir = find_model(settings)
+        except (ValueError, OSError) as error:
+            raise runtime.Stop(str(error), runtime.MODEL) from error
+        found = evaluate_sets(settings, sets, templates, model_dir, team)
+        results += found
+        if config.checkpoints is not None and found:
+            reached += [
+                checkpoints.Reached(settings, data_set.name, data_set.domain, data_set.task, result)
+                for data_set, result in zip(sets, found, strict=True)
+            ]
+            table, picture = checkpoints.write(config, reached)
+            print(f"{table} and {picture} go up to step {settings.steps}")
+    return results
+
+
+def _forget(runs: Sequence[EvalConfig], sets: Sequence[DataSet]) -> None:
+    """Delete what is there of these results."""
+    if shards.launched_place().world > 1:
+        raise runtime.Stop("--overwrite does not go with a launcher's processes: remove the results files first")
+    for settings in runs:
+        for data_set in sets:
+            path = results_path(settings, data_set)
+            SharedRows(path, "", 0, 1, Team()).remove()
+            path.unlink(missing_ok=True)
 
 
 def load_sets(config: EvalConfig) -> list[DataSet]:
-    """Every data set of the configuration, each with its own picture folder where several are given."""
+    """Every data set of the configuration, in-domain ones first where that is told."""
+    if not (config.eval_sets or config.ood_datasets):
+        return _load_named_sets(config)
+    found = []
+    for choice in choosing.chosen_sets(config):
+        settings = choice.settings(config)
+        loaded = load_set(choice.path, settings)
+        name = choice.name or loaded.name
+        found.append(dataclasses.replace(loaded, name=name, domain=choice.domain, settings=settings))
+    return found
+
+
+def _load_named_sets(config: EvalConfig) -> list[DataSet]:
+    """The sets of test_datasets or task_list, each with its own picture folder where several are given."""
     names = domains.names(config.task_list, config.domain) or config.test_datasets
     roots = config.image_root.split(":") if config.image_root else [None]
     if len(roots) == 1:
@@ -112,7 +169,8 @@ def load_set(name: str, config: EvalConfig) -> DataSet:
             f"{path}: {len(complaints)} pictures cannot be used; check --image_root {root.root}, "
             f"or get them with `r1-mllm data prepare`:{listed}{more}"
         )
-    return DataSet(Path(name).stem if Path(name).suffix in SUFFIXES else name, path, task, examples, len(table))
+    name = Path(name).stem if Path(name).suffix in SUFFIXES else name
+    return DataSet(name, path, task, examples, len(table), domains.DOMAINS.get(name))
 
 
 def find_data(name: str, data_root: str) -> Path:
@@ -171,34 +229,42 @@ def draw(table: Sequence[Any], num: int, seed: int) -> list[Any]:
 
 def find_model(config: EvalConfig) -> Path:
     """The checkpoint's folder, downloaded if `model_path` is a hub id."""
-    runtime.prepare()
     runtime.require_paddle()
-    from ..models.weights import resolve  # after prepare(): Paddle reads its environment when it loads
+    from ..models.weights import resolve  # after require_paddle(): Paddle reads its environment when it loads
 
     return Path(resolve(config.model_path))
 
 
 def evaluate_sets(
-    config: EvalConfig, sets: Sequence[DataSet], templates: Templates, model_dir: Path
+    config: EvalConfig, sets: Sequence[DataSet], templates: Templates, model_dir: Path, team: Team
 ) -> list[EvalResult]:
-    """Answer what is not answered yet, write one results file per data set and print the accuracies."""
+    """Answer what is not answered yet, write one results file per data set and print the accuracies.
+
+    Processes other than the first answer their share and return nothing.
+    """
     loaded = None
     results = []
     for data_set in sets:
         path = results_path(config, data_set)
+        settings = _settings_of(config, data_set)
         key = fingerprint(
-            {"task": data_set.task, **_kept_settings(config), "templates": templates},
+            {"task": data_set.task, **_kept_settings(settings), "templates": templates},
             [data_set.path] if data_set.path.is_file() else [],
             sorted(entry for entry in model_dir.iterdir() if entry.suffix in (".json", ".jinja", ".safetensors")),
         )
         print(f"{data_set.name}: {len(data_set.examples)} of {data_set.num_rows} rows, task {data_set.task}")
-        done = None if config.overwrite else finished_with(path, key)
+        done = finished_with(path, key)
         if done is not None:
             print(f"{path} has these results already; --overwrite answers again")
             results.append(summarise(done["results"]))
             continue
+        shared = SharedRows(path, key, len(data_set.examples), config.batch_size, team)
         loaded = loaded or _load(model_dir, config)
-        results.append(_evaluate_set(config, data_set, templates, loaded, path, key))
+        _answer_share(settings, data_set, templates, loaded, shared)
+        if team.rank == 0:
+            results.append(_collect(settings, data_set, loaded.dtype, shared))
+    if team.rank != 0:
+        return []
     for data_set, result in zip(sets, results, strict=True):
         low, high = result.interval
         print(f"Accuracy of {data_set.name}: {result.accuracy:.2f}% ({result.num} rows, 95% {low:.2f} to {high:.2f})")
@@ -221,46 +287,51 @@ def _kept_settings(config: EvalConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in LABELS}
 
 
-def _evaluate_set(
-    config: EvalConfig, data_set: DataSet, templates: Templates, loaded: Any, path: Path, key: str
-) -> EvalResult:
-    partial = PartialResults(path, key, restart=config.overwrite)
-    if partial.rows:
-        print(f"{len(partial.rows)} rows are answered already; going on from there")
-    remaining = data_set.examples[len(partial.rows) :]
-    if remaining:
-        _answer_all(config, remaining, templates, loaded, partial)
-    result = summarise(partial.rows)
-    settings = dataclasses.asdict(config)
-    about = {"dataset": data_set.name, "domain": domains.DOMAINS.get(data_set.name), "task": data_set.task}
-    about["metrics"] = metrics.extra(data_set.task, result.rows)
-    result.write(path, **about, dtype=loaded.dtype, settings=settings, fingerprint=key)
-    partial.remove()
-    print(f"Results saved to {path}")
-    return result
+def _settings_of(config: EvalConfig, data_set: DataSet) -> EvalConfig:
+    """The evaluation's settings with what the data set has of its own."""
+    if data_set.settings is None:
+        return config
+    return dataclasses.replace(config, **{name: getattr(data_set.settings, name) for name in choosing.OVERRIDES})
 
 
-def _answer_all(
-    config: EvalConfig, examples: Sequence[Example], templates: Templates, loaded: Any, partial: PartialResults
+def _answer_share(
+    config: EvalConfig, data_set: DataSet, templates: Templates, loaded: Any, shared: SharedRows
 ) -> None:
-    """Answer and grade the examples; rows are kept as they come."""
+    """Answer and grade this process's examples; rows are kept as they come."""
+    if shared.known:
+        print(f"{len(shared.known)} rows are answered already; going on from there")
+    asked = EvalSettings(
+        method=config.method,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        templates=templates,
+        system_prompt=config.system_prompt,
+    )
+    limits = RewardConfig(iou_threshold=config.iou_threshold)
     try:
-        evaluate(
+        answer_blocks(
             loaded.engine,
             loaded.processor,
-            examples,
-            reward_config=RewardConfig(iou_threshold=config.iou_threshold),
-            on_rows=partial.add,
+            data_set.examples,
+            shared.missing(),
+            asked,
+            shared.add,
+            limits,
             progress=True,
-            method=config.method,
-            batch_size=config.batch_size,
-            max_new_tokens=config.max_new_tokens,
-            seed=config.seed,
-            templates=templates,
-            system_prompt=config.system_prompt,
         )
     except ValueError as error:  # a picture or text that cannot be used; the rows before it are kept
         raise runtime.Stop(str(error), runtime.DATA) from error
+
+
+def _collect(config: EvalConfig, data_set: DataSet, dtype: str, shared: SharedRows) -> EvalResult:
+    """Write the results file once every row is there."""
+    result = summarise(shared.gather())
+    about = {"dataset": data_set.name, "domain": data_set.domain, "task": data_set.task, "dtype": dtype}
+    about["metrics"] = metrics.extra(data_set.task, result.rows)
+    result.write(shared.path, **about, settings=dataclasses.asdict(config), fingerprint=shared.key)
+    shared.remove()
+    print(f"Results saved to {shared.path}")
+    return result
 
 
 def results_path(config: EvalConfig, data_set: DataSet) -> Path:

@@ -113,22 +113,43 @@ def evaluate(
         settings: fields of `EvalSettings` (method, batch_size, max_new_tokens, greedy, seed ...).
     """
     asked = EvalSettings(**settings)
-    reward_config = reward_config or RewardConfig()
+    blocks = [range(at, min(at + asked.batch_size, len(examples))) for at in range(0, len(examples), asked.batch_size)]
     rows: list[dict[str, Any]] = []
-    # Where nobody watches, a line every half a minute is enough for a log file.
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    with tqdm(total=len(examples), disable=not progress, mininterval=interval, unit="row") as bar:
-        for start in range(0, len(examples), asked.batch_size):
-            batch = examples[start : start + asked.batch_size]
-            new_rows = _answer(engine, processor, batch, reward_config, asked)
-            rows.extend(new_rows)
-            if on_rows is not None:
-                on_rows(new_rows)
-            bar.update(len(batch))
-            bar.set_postfix_str(
-                f"accuracy {100.0 * sum(row['correct'] for row in rows) / len(rows):.1f}%", refresh=False
-            )
+
+    def keep(block: Sequence[int], new_rows: list[dict[str, Any]]) -> None:
+        rows.extend(new_rows)
+        if on_rows is not None:
+            on_rows(new_rows)
+
+    answer_blocks(engine, processor, examples, blocks, asked, keep, reward_config, progress)
     return summarise(rows)
+
+
+def answer_blocks(
+    engine: Any,
+    processor: Any,
+    examples: Sequence[Example],
+    blocks: Sequence[Sequence[int]],
+    asked: EvalSettings,
+    on_rows: Callable[[Sequence[int], list[dict[str, Any]]], None],
+    reward_config: RewardConfig | None = None,
+    progress: bool = False,
+) -> None:
+    """Answer and grade some of the examples, those of a block together; `on_rows` gets each block and its rows."""
+    num = correct = 0
+    with progress_bar(sum(map(len, blocks)), progress) as bar:
+        for block in blocks:
+            batch = [examples[i] for i in block]
+            rows = _answer(engine, processor, batch, reward_config or RewardConfig(), asked)
+            on_rows(block, rows)
+            num, correct = num + len(rows), correct + sum(row["correct"] for row in rows)
+            bar.update(len(block))
+            bar.set_postfix_str(f"accuracy {100.0 * correct / num:.1f}%", refresh=False)
+
+
+def progress_bar(total: int, shown: bool, unit: str = "row") -> tqdm:
+    """A bar for people; where nobody watches, a line every half a minute is enough for a log file."""
+    return tqdm(total=total, disable=not shown, mininterval=0.2 if sys.stderr.isatty() else 30.0, unit=unit)
 
 
 def _answer(

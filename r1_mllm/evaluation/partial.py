@@ -37,6 +37,19 @@ def finished_with(path: Path, key: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("fingerprint") == key else None
 
 
+def stored_rows(path: Path, key: str) -> list[dict[str, Any]]:
+    """Rows of a partial file, also of one that another process is writing; none if it is absent or of another key."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # the last line of a killed run may be cut; what follows a cut line is not trusted
+            break
+    return lines[1:] if lines and lines[0] == {"fingerprint": key} else []
+
+
 class PartialResults:
     """The finished rows of one run, on disk after every batch."""
 
@@ -45,18 +58,9 @@ class PartialResults:
         self.path = results_path.with_suffix(".partial.jsonl")
         self.rows: list[dict[str, Any]] = []
         self._header = {"fingerprint": key}
-        if not restart and self.path.is_file():
-            self.rows = self._read()
+        if not restart:
+            self.rows = stored_rows(self.path, key)
         self._write_all()
-
-    def _read(self) -> list[dict[str, Any]]:
-        lines = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # the last line of a killed run may be cut; what follows a cut line is not trusted
-                break
-        return lines[1:] if lines and lines[0] == self._header else []
 
     def _write_all(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def line_chart(series: Mapping[str, Points]) -> str:
 
     A single series shows its raw values faint behind the average; of several only the averages are drawn.
     """
-    frame = _Frame([point for points in series.values() for point in points])
+    frame = Frame([point for points in series.values() for point in points])
     parts = [frame.axes()]
     for color, (name, points) in zip(_cycle(len(series)), series.items(), strict=True):
         if not points:
@@ -94,7 +94,7 @@ def _thin(points: Points) -> Points:
     return points[::stride] if (len(points) - 1) % stride == 0 else [*points[::stride], points[-1]]
 
 
-class _Frame:
+class Frame:
     """The axes of one chart: from steps and values to px."""
 
     def __init__(self, points: Points):
@@ -118,12 +118,16 @@ class _Frame:
         path = " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in points)
         return f'<polyline fill="none" stroke="{color}" stroke-linejoin="round" {style} points="{path}"/>'
 
-    def axes(self) -> str:
+    def y_axis(self) -> str:
         parts = []
         for value in ticks(self.low, self.high):
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
+        return "".join(parts)
+
+    def axes(self) -> str:
+        parts = [self.y_axis()]
         for step in ticks(self.step_low, self.step_high, 5):
             parts.append(f'<text x="{self.x(step):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{number(step)}</text>')
         return "".join(parts)
