@@ -115,6 +115,30 @@ fine_tune() {
     persist sft "$@"
 }
 
+# train_stage FORM FLAG...: what stage*.sh do; the caller has set MODEL DATASET IMAGE_ROOT OUTPUT_DIR and the others.
+train_stage() {
+    form=$1
+    shift
+    set -- --form "$form" --model_name_or_path "$MODEL" --dataset_name "$DATASET" --image_root "$IMAGE_ROOT" \
+        --output_dir "$OUTPUT_DIR" --num_generations "$NUM_GENERATIONS" \
+        --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "${GRADIENT_ACC:-1}" "$@"
+    for word in "$@"; do
+        case $word in -h | --help) exec "$python" -m r1_mllm curriculum stage --help ;; esac
+    done
+    persist "curriculum stage" "$@"
+}
+
+# embedded_stage STAGE FLAG...: on a machine without a GPU, when nothing says what to train, the embedded curriculum.
+embedded_stage() {
+    stage=$1
+    shift
+    if [ "$(count_gpus)" -gt 0 ] || [ -n "${MODEL:-}${DATASET:-}${GPUS:-}" ] || [ $# -gt 0 ]; then return 0; fi
+    say "No GPU here and nothing else given: running the embedded curriculum up to stage $stage (rendered scenes)."
+    set_up_cpu
+    exec "$python" -m r1_mllm curriculum --config "$root/configs/curriculum.yaml" --until "$stage" \
+        ${OUTPUT_DIR:+--output_dir "$OUTPUT_DIR"}
+}
+
 # persist COMMAND FLAG...: start it, and start it again up to RESTARTS times when it ends with a failure that may pass.
 persist() {
     job=$1

@@ -84,18 +84,31 @@ def compare(argv: Sequence[str]) -> None:
 def _read(argv: Sequence[str], description: str) -> CurriculumConfig | None:
     """The curriculum a command line names; None after help was printed."""
     if {"-h", "--help"} & set(argv):
-        print(f"{description}\n\nusage: {curricula.PROG} [--config FILE] [flags of `r1-mllm grpo` for all stages]\n")
+        print(f"{description}\n\nusage: {curricula.PROG} [--config FILE] [--until STAGE] [flags for all stages]\n")
         print(curricula.__doc__)
         return None
-    path, rest = DEFAULT, []
+    own, rest = _taken(argv, ("config", "until"))
+    config = curricula.read(Path(own.get("config", DEFAULT)), rest)
+    names = [one.name for one in config.stages]
+    last = own.get("until", names[-1])
+    if last not in names:
+        raise Stop(f"--until {last}: the stages are {', '.join(names)}")
+    return dataclasses.replace(config, stages=config.stages[: names.index(last) + 1])
+
+
+def _taken(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Take flags with one value off a command line: (name -> value, the other words)."""
+    own, rest = {}, []
     words = iter(argv)
     for word in words:
-        name, has_value, value = word.partition("=")
-        if name == "--config":
-            path = Path(value if has_value else next(words, ""))
-        else:
+        name, has_value, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in names:
             rest.append(word)
-    return curricula.read(path, rest)
+            continue
+        own[name] = value if has_value else next(words, "")
+        if not own[name]:
+            raise Stop(f"--{name} takes one value")
+    return own, rest
 
 
 def _ready() -> None:

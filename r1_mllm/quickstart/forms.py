@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded default of a curriculum: rendered scenes, and a small model that has seen all three forms.
 
-The warm start is the quickstart's: right answers first, then a careless annotator's.  The annotator thinks of an answer,
-writes it down, and judges or chooses by it; so what a stage corrects is the answer that the others share.
+The warm start is the quickstart's: right answers first, then a careless annotator's.  The annotator thinks of an
+answer, writes it down, and judges or chooses by it; so what a stage corrects is the answer that the others share.
 """
 
 from __future__ import annotations

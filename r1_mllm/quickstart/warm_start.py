@@ -33,7 +33,7 @@ def written_answer(task: str, row: dict[str, Any], value: Any) -> str:
         caption = row["normal_caption"]
         box = json.dumps([round(side) for side in value])
         return f'<think>{caption}</think><answer>{{"bbox_2d": {box}}}</answer>'
-    return f"<think>{value}</think><answer>{value}</answer>"
+    return f"<think>{row.get('thought', value)}</think><answer>{value}</answer>"
 
 
 class Annotator:

@@ -40,7 +40,7 @@ def run(config: CurriculumConfig) -> None:
     for number, stage in enumerate(config.stages, start=1):
         settings = stage.grpo if before is None else starting_from(stage, before)
         before = Path(settings.training.output_dir)
-        done = is_finished(settings)
+        done = is_finished(settings) and not settings.training.overwrite_output_dir
         if rank == 0:
             state = "finished earlier" if done else f"starts from {settings.model.model_name_or_path}"
             print(f"stage {number} of {len(config.stages)}, {stage.name} ({'/'.join(settings.data.form)}): {state}")
