@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from r1_mllm import __version__
+from r1_mllm.config import SftConfig
+from r1_mllm.config.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -170,6 +173,28 @@ def test_a_missing_data_set_names_the_command_that_gets_it(cpu):
 def test_help_needs_neither_data_nor_launcher(eight_gpus):
     _, calls = eight_gpus.run("run_grpo_geometry.sh", "--help")
     assert calls == [["-m", "r1_mllm", "grpo", "--help"]]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_supervised_fine_tuning_has_an_embedded_default_of_its_own(cpu, shell):
+    done, calls = cpu.run("run_sft.sh", shell=shell, OUTPUT_DIR="out")
+    assert done.returncode == 0 and done.stdout.startswith("No GPU here and nothing else given: running the embedded")
+    assert calls == [["-m", "r1_mllm", "quickstart", "sft", "--output_dir", "out"]]
+
+
+def test_supervised_fine_tuning_passes_what_its_config_says(eight_gpus):
+    data = "data/SFT_data/sft/train_cla_det_math_.jsonl"
+    (eight_gpus.folder / "data").unlink()
+    (eight_gpus.folder / data).parent.mkdir(parents=True)
+    (eight_gpus.folder / data).touch()
+    _, (call,) = eight_gpus.run("run_sft.sh", "--seed", "7", IMAGE_ROOT="pictures")
+    words = call[call.index("sft") + 1 :]
+    parsed = parse(SftConfig, words, "sft")
+    assert (parsed.training.seed, parsed.data.image_root) == (7, "pictures")
+    plain = parse(SftConfig, ["--config", str(ROOT / "configs" / "sft_3b.yaml"), "--seed", "7"], "sft")
+    assert replace(parsed, data=replace(parsed.data, image_root=None)) == plain
+    cured, calls = eight_gpus.run("run_sft.sh", DATASET="nothing.jsonl")
+    assert cured.returncode == 65 and len(calls) == 1 and "docs/sft.md" in cured.stderr
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
