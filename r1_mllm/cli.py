@@ -146,8 +146,10 @@ def _report(argv: Sequence[str]) -> None:
     parser = _parser("report", "Write a run's page: curves, accuracies before and after, samples.")
     parser.add_argument("run_dir", help="output_dir of a run")
     parser.add_argument("--out", default=None, help="HTML file; default: RUN_DIR/report.html")
+    parser.add_argument("--phrases", nargs="+", default=None, help="what counts as checking oneself; default: a list")
     given = parser.parse_args(argv)
-    print(write_report(given.run_dir, given.out))
+    chosen = {} if given.phrases is None else {"phrases": given.phrases}
+    print(write_report(given.run_dir, given.out, **chosen))
 
 
 def _quickstart(argv: Sequence[str]) -> None:

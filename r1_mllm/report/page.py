@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from . import self_checks
 from .charts import legend, line_chart, number, smooth, span_of
 from .comparison import accuracy_table, gallery, shown
 from .pictures import picture
@@ -43,24 +44,32 @@ def _total_seconds(step_times: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page about a run and return its path; `out` defaults to RUN_DIR/report.html."""
+def write_report(
+    run_dir: str | Path, out: str | Path | None = None, phrases: Sequence[str] = self_checks.PHRASES
+) -> Path:
+    """Write the page about a run and return its path.
+
+    Args:
+        out: RUN_DIR/report.html unless given.
+        phrases: what counts as checking oneself (self_checks.py).
+    """
     run = read_run(run_dir)
     path = Path(out) if out is not None else run.folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(path.name + ".tmp")
-    staged.write_text(render(run), encoding="utf-8")
+    staged.write_text(render(run, phrases), encoding="utf-8")
     os.replace(staged, path)
     return path
 
 
-def render(run: RunFiles) -> str:
+def render(run: RunFiles, phrases: Sequence[str] = self_checks.PHRASES) -> str:
     """The page as text."""
     title = escape(run.folder.resolve().name)
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     sections = [
         ("Accuracy before and after training", accuracy_table(run) if run.before or run.after else ""),
         ("Curves", curves(run)),
+        ("Length and self-checks", self_checks.section(run, phrases)),
         ("Sample answers", gallery(run)),
         ("Completions during training", completions(run)),
         ("Settings", f"<details><summary>args.yaml</summary><pre>{escape(run.settings)}</pre></details>"),

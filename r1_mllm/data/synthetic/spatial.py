@@ -34,10 +34,15 @@ class _Question:
     text: str
     options: tuple[str, ...]
     answer: str
+    compared: tuple[float, ...]
+    """What the answer follows from, as shares of the picture's side (Count: nothing)."""
 
 
 def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) -> tuple[Image.Image, dict[str, Any]]:
-    """Draw a scene and its row: SAT's columns in the training split, CV-Bench's in any other, both without pictures."""
+    """Draw a scene and its row: SAT's columns in the training split, CV-Bench's in any other, both without pictures.
+
+    Training rows also have `thought`, the compared lengths in tenths of the side: what the small model learns to think.
+    """
     kind = pick(rng, settings.relations)
     if limit < _FEWEST[kind]:
         raise ValueError(f"max_objects {limit}: a question of the kind {kind} needs {_FEWEST[kind]} objects")
@@ -63,7 +68,8 @@ def weak_option(row: Mapping[str, Any], rng: np.random.Generator, right_share: f
 
 
 def _sat_row(kind: str, asked: _Question, shown: list[str]) -> dict[str, Any]:
-    return {"question": asked.text, "answers": shown, "question_type": kind, "correct_answer": asked.answer}
+    row = {"question": asked.text, "answers": shown, "question_type": kind, "correct_answer": asked.answer}
+    return {**row, "thought": " ".join(str(min(int(10 * share), 9)) for share in asked.compared)}
 
 
 def _cv_bench_row(kind: str, asked: _Question, shown: list[str]) -> dict[str, Any]:
@@ -97,12 +103,13 @@ def _seen_size(thing: Thing) -> int:
 def _relation(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
     one, other = things[0], things[1]
     axis = int(rng.integers(2))
-    step = _middle(one)[axis] - _middle(other)[axis]
-    if abs(step) < SIDEWAYS_MARGIN * side:
+    places = _middle(one)[axis] / side, _middle(other)[axis] / side
+    step = places[0] - places[1]
+    if abs(step) < SIDEWAYS_MARGIN:
         return None
     words = (("left", "right"), ("above", "below"))[axis]
     joined = ("left or right of", "above or below")[axis]
-    return _Question(things, f"Is {_name(one)} {joined} {_name(other)}?", words, words[step > 0])
+    return _Question(things, f"Is {_name(one)} {joined} {_name(other)}?", words, words[step > 0], places)
 
 
 def _depth(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -112,7 +119,7 @@ def _depth(rng: np.random.Generator, things: list[Thing], side: int) -> _Questio
         return None
     words = ("in front", "behind")
     text = f"By its size, is {_name(one)} in front of or behind {_name(other)}?"
-    return _Question(things, text, words, words[sizes[0] < sizes[1]])
+    return _Question(things, text, words, words[sizes[0] < sizes[1]], (sizes[0] / side, sizes[1] / side))
 
 
 def _distance(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -122,7 +129,7 @@ def _distance(rng: np.random.Generator, things: list[Thing], side: int) -> _Ques
         return None
     names = _name(one), _name(other)
     text = f"Which is nearer to {_name(place)}: {names[0]} or {names[1]}?"
-    return _Question(things, text, names, names[far[1] < far[0]])
+    return _Question(things, text, names, names[far[1] < far[0]], (far[0] / side, far[1] / side))
 
 
 def _count(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -130,7 +137,7 @@ def _count(rng: np.random.Generator, things: list[Thing], side: int) -> _Questio
     num = sum(thing.colour == colour for thing in things)
     lowest = int(rng.integers(max(0, num - NUM_COUNTS + 1), num + 1))
     numbers = tuple(str(number) for number in range(lowest, lowest + NUM_COUNTS))
-    return _Question(things, f"How many {colour} things are in the picture?", numbers, str(num))
+    return _Question(things, f"How many {colour} things are in the picture?", numbers, str(num), ())
 
 
 _ASK: dict[str, Callable[[np.random.Generator, list[Thing], int], _Question | None]] = {

@@ -57,7 +57,9 @@ def _scenes(task: str, num: int, seed: int, options: dict[str, Any]) -> Iterator
     split = SceneOptions(**options).split
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(f"{task} {split}".encode())])))
     for _ in range(num):
-        yield scene(task, rng, **options)
+        picture, row = scene(task, rng, **options)
+        row.pop("thought", None)  # for the warm start only; published rows have none
+        yield picture, row
 
 
 def _write_annotations(drawn: Iterator[tuple[Image.Image, dict[str, Any]]], out: Path, split: str, kind: str) -> Path:
