@@ -64,7 +64,8 @@ class Grade:
     """What a task says of one answer."""
 
     score: float
-    """0..1 (soft IoU, Jaccard ...); exactly 0.0 or 1.0 for tasks that know only right and wrong."""
+    """0..1 (soft IoU, Jaccard ...), -1 where math_verify_for_dapo finds no box; exactly 0.0 or 1.0 for tasks that know
+    only right and wrong."""
     correct: bool
     """The evaluation's verdict (IoU over the threshold, equal number ...)."""
     decided_by: str

@@ -22,7 +22,7 @@ import numpy as np
 from .answers import boxes, detections, tags
 from .config import RewardConfig
 from .records import Group
-from .tasks import asked_as
+from .tasks import asked_as, get_task
 
 RewardFunction = Callable[[Group, RewardConfig], np.ndarray]
 
@@ -86,6 +86,18 @@ def token_bonus(group: Group, config: RewardConfig) -> np.ndarray:
     return np.minimum(np.array(earned, dtype=np.float64), TOKEN_BONUS_CAP)
 
 
+def boxed_scorer(name: str) -> RewardFunction:
+    """Make the reward that scores every completion as the task `name` does: [G], NaN for tasks without mathematics."""
+
+    def pay(group: Group, config: RewardConfig) -> np.ndarray:
+        if not isinstance(group.example.answer, str):
+            return np.full(len(group.completions), np.nan)
+        task = get_task(name)
+        return np.array([task.grade(done.text, group.example, config=config).score for done in group.completions])
+
+    return pay
+
+
 def repetition(group: Group, config: RewardConfig) -> np.ndarray:
     """Charge the share of word runs, or of a list's boxes, that stood in the completion before: [G] in -1..0."""
     return np.array([-_repetition(done.text, group.example.task, config) for done in group.completions])
@@ -118,6 +130,7 @@ REWARDS: dict[str, RewardFunction] = {
     "token_bonus": token_bonus,
     "repetition": repetition,
     "overlong": overlong,
+    **{name: boxed_scorer(name) for name in ("boxed", "math_verify_for_dapo", "geo3k")},
 }
 
 

@@ -126,6 +126,10 @@ class RewardConfig:
     """choice with several right letters: pay the share of common letters; False: only for exactly the right ones."""
     verify_timeout: float = 2.0
     """Seconds one math comparison may take."""
+    boxed_required: bool = True
+    """math_boxed and its scorers: only a box is an answer; False also takes answer tags, or the last line."""
+    format_weight: float = 0.1
+    """geo3k: share of the score that the form earns, the rest is for the answer."""
     length_limit: int | None = None
     """Tokens at which the rewards `length` and `overlong` reach their end; None: max_completion_length."""
     overlong_buffer: int = 64

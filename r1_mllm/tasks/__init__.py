@@ -21,7 +21,7 @@ from .counting import Counting
 from .geometry import Geometry
 from .gui import Gui
 from .judge import Judge
-from .math_boxed import MathBoxed
+from .math_boxed import MathBoxed, pay_dapo, pay_geo3k
 from .open_detection import OpenDetection
 from .rec import Rec
 from .spatial import Spatial
@@ -66,7 +66,9 @@ class Task(Protocol):
 
 _OPEN = (Rec(), Counting(), Geometry(), MathBoxed(), Spatial(), OpenDetection(), Gui(), Classification(), Vqa())
 _FORMS = (Judge(), Choice(), Choice("multi_choice", several=True))
-TASKS: dict[str, Task] = {task.name: task for task in (*_OPEN, *_FORMS)}
+SCORERS = (MathBoxed("math_verify_for_dapo", pay_dapo), MathBoxed("geo3k", pay_geo3k))
+"""math_boxed, scored in other ways."""
+TASKS: dict[str, Task] = {task.name: task for task in (*_OPEN, *_FORMS, *SCORERS)}
 ALIASES = {
     "count": "counting",
     "math": "geometry",
