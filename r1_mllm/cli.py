@@ -27,7 +27,7 @@ PROG = "r1-mllm"
 class SynthesizeConfig:
     """Rendered scenes with exact ground truth, as a training and a held-out split."""
 
-    task: Literal["rec", "counting", "geometry", "spatial"]
+    task: Literal["rec", "counting", "geometry", "spatial", "open_detection", "gui"]
     out: str
     """Folder to write."""
     num: int = 2000
@@ -140,6 +140,12 @@ def _convert(argv: Sequence[str]) -> None:
     convert(argv)
 
 
+def _messages(argv: Sequence[str]) -> None:
+    from .data.lessons import main as write_messages
+
+    write_messages(argv)
+
+
 def _report(argv: Sequence[str]) -> None:
     from .report.page import write_report
 
@@ -223,6 +229,7 @@ COMMANDS = {
     "eval": Command("evaluate a model on held-out data sets", _eval, "evaluation.command"),
     "score": Command("score recorded outputs", _score, "scoring"),
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
+    "data messages": Command("rows of any task as conversations for sft", _messages, "data.lessons"),
     "data convert": Command("to verl's parquet from any layout we read, and back", _convert, "data.convert"),
     "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
     "report": Command("write a run's HTML report", _report, "report.page"),
@@ -256,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-_TOOLS = (_score, _synthesize, _prepare, _convert, _report)
+_TOOLS = (_score, _synthesize, _prepare, _convert, _messages, _report)
 """Commands that only read and write files: what they refuse is the files' fault, and a traceback would not help."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from r1_mllm.answers import tags
+from r1_mllm.processing.conversation import pieces
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.processing.template import named_template
 from r1_mllm.records import Prompt
@@ -75,7 +76,7 @@ def test_a_system_turn_replaces_the_introduction(base):
 
 def test_the_plain_dialogue_opens_nothing(base):
     prompt = Processor.from_pretrained(base, chat_template="dialogue").encode([{"role": "user", "content": "hi"}])
-    assert prompt.opening == "" and prompt.text.endswith("\nUser: hi\nAssistant: ")
+    assert prompt.opening == "" and prompt.text.endswith("\nUser: hi\nAssistant:\n")
 
 
 def test_answers_of_the_assistant_end_with_the_models_end_token(base):
@@ -83,7 +84,33 @@ def test_answers_of_the_assistant_end_with_the_models_end_token(base):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     text = Processor.from_pretrained(base, chat_template="dialogue").tokenizer.render(turns, False)
     end = settings["eos_token"]
-    assert text.endswith("\nUser: a\nAssistant: b" + (end if isinstance(end, str) else end["content"]))
+    assert text.endswith("\nUser: a\nAssistant:\nb" + (end if isinstance(end, str) else end["content"]))
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "learnt"),
+    [
+        ("dialogue", "left", "left<|endoftext|>"),
+        ("generic", "left", "left<|im_end|>"),
+        ("r1_zero", "<think>x</think><answer>left</answer>", "x</think><answer>left</answer><|endoftext|>"),
+    ],
+)
+def test_supervised_answers_go_on_where_the_prompt_ends(base, template, answer, learnt):
+    settings = json.loads((base / "tokenizer_config.json").read_text()) | {"eos_token": "<|endoftext|>"}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    processor = Processor.from_pretrained(base, chat_template=template)
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": answer}]
+    (asked, _), (found, is_learnt) = pieces(
+        processor.tokenizer, [{**turn, "learn": turn["role"] == "assistant"} for turn in turns]
+    )
+    assert is_learnt and found == learnt and asked == processor.tokenizer.render(turns[:1])
+
+
+def test_a_system_turn_may_be_a_list_of_parts(base):
+    text, _ = Processor.from_pretrained(base, chat_template="dialogue")._chat(
+        [{"role": "system", "content": [{"type": "text", "text": "Look."}]}, {"role": "user", "content": "a"}], True
+    )
+    assert text == "Look.\n\nUser: a\nAssistant:\n"
 
 
 def test_a_question_that_ends_with_the_tag_opens_nothing():
