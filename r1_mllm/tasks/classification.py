@@ -91,10 +91,9 @@ def wrong_labels(example: Example, rng: np.random.Generator, n: int) -> list[str
 
     Others are those of `meta["siblings"]` (label sets of the same data set); without any, all known ones.
     """
-    near = [label for family in FAMILIES if set(family) & example.answer for label in family]
-    pool = {label for answer in example.meta.get("siblings", ()) for label in answer}
-    if pool:
-        near = [label for label in near if label in pool] or near
-    far = sorted(pool or {label for family in FAMILIES for label in family})
-    ordered = [str(label) for group in (near, far) for label in rng.permutation(group)]
-    return [label for label in dict.fromkeys(ordered) if label not in example.answer][:n]
+    near = {label for family in FAMILIES if set(family) & example.answer for label in family} - example.answer
+    pool = {label for answer in example.meta.get("siblings", ()) for label in answer} - example.answer
+    far = pool or {label for family in FAMILIES for label in family} - example.answer
+    groups = (near & pool or near, far)
+    ordered = [str(label) for group in groups for label in rng.permutation(sorted(group))]
+    return list(dict.fromkeys(ordered))[:n]

@@ -67,7 +67,10 @@ class Rec:
         return json.dumps({"bbox_2d": [round(side, 1) for side in value]})
 
     def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[Box]:
-        """Make wrong boxes of about the right size, each with IoU below 0.4 with the right one."""
+        """Make wrong boxes of about the right size, each with IoU below 0.4 with the right one.
+
+        They stay inside the picture where the row tells its `width` and `height`.
+        """
         x1, y1, x2, y2 = example.answer
         width, height = x2 - x1, y2 - y1
         found: list[Box] = []
@@ -75,8 +78,11 @@ class Rec:
             shift_x, shift_y = rng.uniform(-1.5, 1.5, 2) * (width, height)
             scale = rng.uniform(0.7, 1.4)
             left, top = max(0.0, x1 + shift_x), max(0.0, y1 + shift_y)
-            box = (left, top, left + width * scale, top + height * scale)
-            if boxes.iou(box, example.answer) < 0.4:
+            right = min(left + width * scale, float(example.meta.get("width") or "inf"))
+            bottom = min(top + height * scale, float(example.meta.get("height") or "inf"))
+            box = (left, top, right, bottom)
+            is_sliver = right - left < 0.2 * width or bottom - top < 0.2 * height
+            if not is_sliver and boxes.iou(box, example.answer) < 0.4:
                 found.append(tuple(round(float(side), 1) for side in box))
         return found
 
