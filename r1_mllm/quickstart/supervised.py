@@ -30,7 +30,7 @@ from .warm_start import PROMPTS, Annotator, written_answer
 class SupervisedConfig:
     """The embedded default of supervised fine-tuning."""
 
-    task: Literal["rec", "counting", "geometry"] = "counting"
+    task: Literal["rec", "counting", "geometry", "spatial"] = "counting"
     output_dir: str | None = None
     """None: runs/quickstart-sft-TASK; -smoke is added to that of a smoke run."""
     use_peft: bool = False
@@ -57,12 +57,15 @@ def run(config: SupervisedConfig) -> Path:
     options = {"side": SIDE, "max_objects": 4 if config.task != "rec" else 1}
     if config.task == "geometry":
         options["figures"] = ("area",)
+    if config.task == "spatial":
+        options |= {"max_objects": 2, "relations": ("Relation", "Depth")}
     train, test = write_splits(config.task, num_train, folder / "data", num_test, seed=config.seed, **options)
     for path in (train, test):
         write_conversations(config.task, path)
     base = folder / "untrained"
     if not base.exists():
-        texts = list(Annotator(config.task, config.seed, side=SIDE).texts(400, options["max_objects"]))
+        num_objects = options.pop("max_objects")
+        texts = list(Annotator(config.task, config.seed, **options).texts(400, num_objects))
         unfinished = folder / "untrained.unfinished"
         save_pretrained(small_model.build(unfinished, texts, config.seed), unfinished)
         unfinished.rename(base)

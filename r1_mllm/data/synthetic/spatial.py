@@ -41,7 +41,7 @@ class _Question:
 def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) -> tuple[Image.Image, dict[str, Any]]:
     """Draw a scene and its row: SAT's columns in the training split, CV-Bench's in any other, both without pictures.
 
-    Training rows also have `thought`, the compared lengths in tenths of the side: what the small model learns to think.
+    Rows also have `thought`, the compared lengths in tenths of the side: what the small model learns to think.
     """
     kind = pick(rng, settings.relations)
     if limit < _FEWEST[kind]:
@@ -57,7 +57,8 @@ def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) 
         raise ValueError(f"no clear {kind} in {MAX_DRAWS} scenes of {settings.side} px; change max_objects or side")
     shown = [str(option) for option in rng.permutation(asked.options)]
     row = _sat_row(kind, asked, shown) if settings.split == "train" else _cv_bench_row(kind, asked, shown)
-    return render(rng, asked.things, settings.side), row
+    thought = " ".join(str(min(int(10 * share), 9)) for share in asked.compared)
+    return render(rng, asked.things, settings.side), {**row, "thought": thought}
 
 
 def weak_option(row: Mapping[str, Any], rng: np.random.Generator, right_share: float) -> str:
@@ -68,8 +69,7 @@ def weak_option(row: Mapping[str, Any], rng: np.random.Generator, right_share: f
 
 
 def _sat_row(kind: str, asked: _Question, shown: list[str]) -> dict[str, Any]:
-    row = {"question": asked.text, "answers": shown, "question_type": kind, "correct_answer": asked.answer}
-    return {**row, "thought": " ".join(str(min(int(10 * share), 9)) for share in asked.compared)}
+    return {"question": asked.text, "answers": shown, "question_type": kind, "correct_answer": asked.answer}
 
 
 def _cv_bench_row(kind: str, asked: _Question, shown: list[str]) -> dict[str, Any]:

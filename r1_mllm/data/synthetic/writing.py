@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .scenes import TASKS, SceneOptions, scene
+from .scenes import TASKS, Picture, SceneOptions, scene
 
 
 def encode_png(picture: Image.Image) -> bytes:
@@ -51,39 +51,48 @@ def write_splits(task: str, num: int, out_dir: str | Path, num_test: int = 500, 
     return train, write_dataset(task, num_test, out_dir, split="test", **options)
 
 
-def _scenes(task: str, num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
+def _scenes(task: str, num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Picture, dict[str, Any]]]:
     if task not in TASKS:
         raise ValueError(f"no scenes for task {task!r}; choose from {', '.join(TASKS)}")
     split = SceneOptions(**options).split
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(f"{task} {split}".encode())])))
     for _ in range(num):
-        picture, row = scene(task, rng, **options)
-        row.pop("thought", None)  # for the warm start only; published rows have none
-        yield picture, row
+        yield scene(task, rng, **options)
 
 
-def _write_annotations(drawn: Iterator[tuple[Image.Image, dict[str, Any]]], out: Path, split: str, kind: str) -> Path:
+def _files(picture: Picture, stem: str) -> dict[str, bytes]:
+    """Name -> content of a scene's file, or of both files of a pair."""
+    if isinstance(picture, Image.Image):
+        return {f"{stem}.png": encode_png(picture)}
+    return {f"{stem}_{i}.png": encode_png(one) for i, one in enumerate(picture)}
+
+
+def _write_annotations(drawn: Iterator[tuple[Picture, dict[str, Any]]], out: Path, split: str, kind: str) -> Path:
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for i_scene, (picture, row) in enumerate(drawn):
-        name = f"images/{split}_{i_scene:06d}.png"
-        (out / name).write_bytes(encode_png(picture))
-        rows.append({"image": name, **row})
+        files = _files(picture, f"images/{split}_{i_scene:06d}")
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+        rows.append({"image": list(files) if len(files) > 1 else next(iter(files)), **row})
     path = out / f"{split}.{kind}"
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n" if kind == "json" else "\n".join(lines) + "\n", "utf-8")
     return path
 
 
-def _write_parquet(drawn: Iterator[tuple[Image.Image, dict[str, Any]]], out: Path, split: str) -> Path:
+def _write_parquet(drawn: Iterator[tuple[Picture, dict[str, Any]]], out: Path, split: str) -> Path:
     import pyarrow  # heavy, and only this container needs it
     import pyarrow.parquet
 
     rows = []
     for i_scene, (picture, row) in enumerate(drawn):
-        content, name = encode_png(picture), f"{split}_{i_scene:06d}.png"
+        files = _files(picture, f"{split}_{i_scene:06d}")
+        structs = [{"bytes": content, "path": name} for name, content in files.items()]
+        row.pop("thought", None)  # published files have none
         sat = "correct_answer" in row  # SAT's files hold lists of bare file contents
-        rows.append({**({"image_bytes": [content]} if sat else {"image": {"bytes": content, "path": name}}), **row})
+        own = {"image_bytes": list(files.values())} if sat else {"image": structs if len(structs) > 1 else structs[0]}
+        rows.append({**own, **row})
     (out / "data").mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "data" / f"{split}-00000-of-00001.parquet")
     return out
