@@ -28,6 +28,7 @@ from ..processing.prompt import Processor
 from ..records import Example, Group, PackedBatch
 from ..runtime import DATA, NONFINITE, Stop
 from ..tasks import conversation
+from ..tasks.templates import Templates
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .optimizer import AdamW, learning_rate
 from .session import Session, load_questions, load_within, open_session
@@ -46,21 +47,7 @@ EVALUATED_TOGETHER = 64
 def train(config: SftConfig) -> None:
     """Fine-tune as configured, from the start or from the last checkpoint of the same run, to the end."""
     held_out: list[Example] = []
-
-    def load(split: str, config: SftConfig, processor: Processor, templates: Any) -> tuple[list[Example], LoadReport]:
-        if split == "train":
-            return _load_conversations(split, config, processor)
-        lessons, report = _load_conversations(split, config, processor)
-        held_out.extend(lessons[: config.training.eval_num])
-        if not config.data.accuracy_dataset_name:
-            return [], report
-        asked = replace(config.data, eval_dataset_name=config.data.accuracy_dataset_name)
-        questions, graded = load_questions(split, replace(config, data=asked), processor, templates)
-        report.datasets += graded.datasets
-        report.problems += graded.problems
-        return questions, report
-
-    run = open_session(config, load)
+    run = open_session(config, lambda *asked: load_lessons(*asked, held_out=held_out))
     num_shared(run.examples, held_out)
     epochs = run.num_steps / run.stream.steps_per_epoch
     if epochs > MANY_EPOCHS:
@@ -76,6 +63,28 @@ def train(config: SftConfig) -> None:
         evaluate_accuracy(run, when)
 
     to_the_end(run, lambda stop: _train(run, stop, evaluate), evaluate)
+
+
+def load_lessons(
+    split: str,
+    config: SftConfig,
+    processor: Processor,
+    templates: Templates,
+    held_out: list[Example] | None = None,
+) -> tuple[list[Example], LoadReport]:
+    """Load the conversations to train on; else the questions to answer, and into `held_out` its conversations."""
+    lessons, report = _load_conversations(split, config, processor)
+    if split == "train":
+        return lessons, report
+    if held_out is not None:
+        held_out.extend(lessons[: config.training.eval_num])
+    if not config.data.accuracy_dataset_name:
+        return [], report
+    asked = replace(config.data, eval_dataset_name=config.data.accuracy_dataset_name)
+    questions, graded = load_questions(split, replace(config, data=asked), processor, templates)
+    report.datasets += graded.datasets
+    report.problems += graded.problems
+    return questions, report
 
 
 def _load_conversations(split: str, config: SftConfig, processor: Processor) -> tuple[list[Example], LoadReport]:

@@ -12,8 +12,8 @@ from r1_mllm.distributed import mesh
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.records import Completion, Example, Group
 from r1_mllm.training.optimizer import AdamW
-from r1_mllm.training.scaling import LossScale
 from r1_mllm.training.policy_model import load_model
+from r1_mllm.training.scaling import LossScale
 from r1_mllm.training.step import accumulate_gradients, assign_advantages, pack_groups
 
 ANSWERS = (
