@@ -17,7 +17,7 @@ from r1_mllm.config.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
-GRPO = [(f"run_grpo_{task}.sh", task) for task in ("rec", "counting", "geometry")]
+GRPO = [(f"run_grpo_{task}.sh", task) for task in ("rec", "counting", "geometry")] + [("run_grpo_sat.sh", "spatial")]
 STUB = """#!/bin/sh
 if [ "$1" = -c ]; then exit 0; fi
 for word in "$@"; do printf '%s\\n' "$word"; done >> "$CALLS"
@@ -195,6 +195,48 @@ def test_supervised_fine_tuning_passes_what_its_config_says(eight_gpus):
     assert replace(parsed, data=replace(parsed.data, image_root=None)) == plain
     cured, calls = eight_gpus.run("run_sft.sh", DATASET="nothing.jsonl")
     assert cured.returncode == 65 and len(calls) == 1 and "docs/sft.md" in cured.stderr
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_sat_trains_a_base_model_in_the_r1_zero_form(eight_gpus, shell):
+    done, (call,) = eight_gpus.run("run_grpo_sat.sh", "--max_steps", "5", shell=shell, GPUS="4")
+    assert done.returncode == 0, done.stderr
+    found = flags(call)
+    expected = {
+        "task": "sat",
+        "chat_template": "r1_zero",
+        "model_name_or_path": "Qwen/Qwen2-VL-2B",
+        "dataset_name": str(ROOT / "configs" / "sat.yaml"),
+        "gradient_accumulation_steps": "2",
+        "max_completion_length": "700",
+        "max_steps": "5",
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_sat_is_prepared_and_fine_tuned_on(cpu, shell):
+    _, (call,) = cpu.run("prepare_sat.sh", "--from", "a b.zip", shell=shell)
+    assert call == ["-m", "r1_mllm", "data", "prepare", "sat", "--from", "a b.zip"]
+    done, calls = cpu.run("run_sft_sat.sh", shell=shell)
+    assert done.stdout.startswith("No GPU here and nothing else given: running the embedded")
+    assert calls[1] == ["-m", "r1_mllm", "quickstart", "sft", "--task", "spatial"]
+
+
+def test_supervised_sat_writes_its_conversations_first(eight_gpus):
+    (eight_gpus.folder / "data").unlink()
+    (eight_gpus.folder / "data" / "SAT").mkdir(parents=True)
+    done, calls = eight_gpus.run("run_sft_sat.sh")
+    assert done.returncode == 65 and not calls and "data/SAT/SAT_train_15000.jsonl is not there" in done.stderr
+    (eight_gpus.folder / "data" / "SAT" / "SAT_train.parquet").touch()
+    _, (call,) = eight_gpus.run("run_sft_sat.sh")  # the stub writes no file, so that is all
+    assert call[:4] == ["-m", "r1_mllm", "data", "messages"] and call[4] == str(ROOT / "configs" / "sat.yaml")
+    (eight_gpus.folder / "data" / "SAT" / "SAT_train_15000.jsonl").touch()
+    _, calls = eight_gpus.run("run_sft_sat.sh", "--seed", "7", GPUS="4")
+    parsed = parse(SftConfig, calls[-1][calls[-1].index("sft") + 1 :], "sft")
+    assert (parsed.optimizer.learning_rate, parsed.training.num_train_epochs, parsed.data.max_length) == (2e-5, 2, 1024)
+    training = parsed.training
+    assert (training.gradient_accumulation_steps, training.save_steps, training.logging_steps) == (2, 300, 5)
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

@@ -265,3 +265,20 @@ def test_an_unknown_kind_or_archive_is_named(tmp_path):
         prepare("rex")
     with pytest.raises(ValueError, match="no such archive"):
         prepare("rec", tmp_path / "REC.tar")
+
+
+def test_single_tables_are_found_in_archives_or_copied_and_counted(tmp_path):
+    pytest.importorskip("pyarrow")
+    shard = write_dataset("spatial", 3, tmp_path / "made", container="parquet") / "data/train-00000-of-00001.parquet"
+    files = {f"x/{name}.parquet": shard.read_bytes() for name in ("SAT_train", "SAT_val")}
+    prepare("sat", tar_of(tmp_path / "SAT_train.tar", files), tmp_path / "data")
+    assert (tmp_path / "data/SAT/SAT_train.parquet").read_bytes() == shard.read_bytes()
+    table = tmp_path / "test_2d.parquet"
+    table.write_bytes(shard.read_bytes())
+    with pytest.raises(ValueError, match="3 rows, expected 1438"):
+        prepare("sat", table, tmp_path / "data")
+    prepare("sat", table, tmp_path / "data", any_count=True)
+    assert (tmp_path / "data/CV-Bench/test_2d.parquet").is_file()
+    with pytest.raises(ValueError, match=r"holds 2 files that could be test_3d\.parquet"):
+        prepare("sat", tar_of(tmp_path / "test_3d.tar", files), tmp_path / "data")
+    assert not list((tmp_path / "data").glob(".partial*"))
