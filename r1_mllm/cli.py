@@ -107,6 +107,24 @@ def _eval(argv: Sequence[str]) -> None:
     evaluate("Evaluate a model on held-out data sets.", argv, prog=f"{PROG} eval")
 
 
+def _passk(argv: Sequence[str]) -> None:
+    from .evaluation.passk_command import main as passk
+
+    passk(argv)
+
+
+def _compare_results(argv: Sequence[str]) -> None:
+    from .evaluation.compare import main as table
+
+    table(argv)
+
+
+def _reject(argv: Sequence[str]) -> None:
+    from .rejection.command import main as reject
+
+    reject(argv)
+
+
 def _score(argv: Sequence[str]) -> None:
     from .scoring import score_file
 
@@ -165,22 +183,15 @@ def _quickstart(argv: Sequence[str]) -> None:
     quickstart(argv)
 
 
-def _bench_step(argv: Sequence[str]) -> None:
-    from .bench.command import step
+def _bench(name: str) -> Callable[[Sequence[str]], None]:
+    """Give the benchmark of that name."""
 
-    step(argv)
+    def run(argv: Sequence[str]) -> None:
+        from .bench import command
 
+        getattr(command, name)(argv)
 
-def _bench_rollout(argv: Sequence[str]) -> None:
-    from .bench.command import rollout
-
-    rollout(argv)
-
-
-def _bench_compare(argv: Sequence[str]) -> None:
-    from .bench.command import compare
-
-    compare(argv)
+    return run
 
 
 def _curriculum(argv: Sequence[str]) -> None:
@@ -227,15 +238,22 @@ COMMANDS = {
     "curriculum compare": Command("a curriculum against open questions alone", _compare, "quickstart.curriculum"),
     "curriculum table": Command("join comparisons into a table and a curve", _table, "report.curriculum"),
     "eval": Command("evaluate a model on held-out data sets", _eval, "evaluation.command"),
+    "passk": Command("pass@k of recorded or sampled answers", _passk, "evaluation.passk_command"),
+    "table": Command("one table of several evaluations, with intervals", _compare_results, "evaluation.compare"),
+    "reject": Command("keep good sampled answers for fine-tuning", _reject, "rejection.command"),
     "score": Command("score recorded outputs", _score, "scoring"),
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
     "data messages": Command("rows of any task as conversations for sft", _messages, "data.lessons"),
     "data convert": Command("to verl's parquet from any layout we read, and back", _convert, "data.convert"),
     "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
     "report": Command("write a run's HTML report", _report, "report.page"),
-    "bench step": Command("time whole GRPO steps", _bench_step, "bench.command"),
-    "bench rollout": Command("time sampling beside its floor", _bench_rollout, "bench.command"),
-    "bench compare": Command("ratios between the peer's timings and ours", _bench_compare, "bench.command"),
+    "bench step": Command("time whole GRPO steps", _bench("step"), "bench.command"),
+    "bench rollout": Command("time sampling beside its floor", _bench("rollout"), "bench.command"),
+    "bench forward": Command("time passes over packs beside their floor", _bench("forward"), "bench.command"),
+    "bench load": Command("time loading a checkpoint, and its memory", _bench("load"), "bench.command"),
+    "bench rewards": Command("answers graded per second", _bench("rewards"), "bench.command"),
+    "bench data": Command("pictures cut into patches per second", _bench("data"), "bench.command"),
+    "bench compare": Command("ratios between the peer's timings and ours", _bench("compare"), "bench.command"),
     "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart.run"),
     "quickstart sft": Command("supervised fine-tuning on rendered scenes", _quickstart_sft, "quickstart.supervised"),
 }
@@ -263,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-_TOOLS = (_score, _synthesize, _prepare, _convert, _messages, _report)
+_TOOLS = (_score, _compare_results, _synthesize, _prepare, _convert, _messages, _report)
 """Commands that only read and write files: what they refuse is the files' fault, and a traceback would not help."""
 
 

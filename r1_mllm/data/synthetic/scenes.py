@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes with exact ground truth for rec, counting, geometry and spatial, and annotators that are often wrong.
+"""Scenes with exact ground truth for every task of TASKS, and annotators that are often wrong.
 
 A scene is laid out first and rendered afterwards.  Which split a layout belongs to follows from the layout itself
 (a checksum), so no scene of the training split can come up in the held-out one, whatever the seeds.
@@ -15,17 +15,20 @@ import numpy as np
 from PIL import Image
 
 from . import drawing
+from .detection import detection_scene, gui_scene
 from .objects import SceneOptions, in_split, layout, pick, render
 from .spatial import spatial_scene, weak_option
 
-TASKS = ("rec", "counting", "geometry", "spatial")
-DEFAULT_MAX_OBJECTS = {"rec": 3, "counting": 6, "geometry": 4, "spatial": 4}
+TASKS = ("rec", "counting", "geometry", "spatial", "open_detection", "gui")
+DEFAULT_MAX_OBJECTS = {"rec": 3, "counting": 6, "geometry": 4, "spatial": 4, "open_detection": 4, "gui": 3}
+Picture = Image.Image | tuple[Image.Image, Image.Image]
+"""What a scene shows; gui: before and after."""
 WEAK_SCALE = (0.7, 2.1)
 WEAK_RIGHT_SHARE = 0.4
 
 
-def scene(task: str, rng: np.random.Generator, **options: Any) -> tuple[Image.Image, dict[str, Any]]:
-    """Draw a fresh scene: a picture and its data-set row without the `image` column.
+def scene(task: str, rng: np.random.Generator, **options: Any) -> tuple[Picture, dict[str, Any]]:
+    """Draw a fresh scene: a picture (gui: a pair) and its data-set row without the `image` column.
 
     Args:
         task: one of TASKS.
@@ -136,8 +139,8 @@ def weak_answer(task: str, row: Mapping[str, Any], rng: np.random.Generator) -> 
         return _scaled_box(row["solution"], (row["width"], row["height"]), float(rng.uniform(*WEAK_SCALE)))
     if task == "spatial":
         return weak_option(row, rng, WEAK_RIGHT_SHARE)
-    if task not in TASKS:
-        raise ValueError(f"no weak annotator for task {task!r}; choose from {', '.join(TASKS)}")
+    if task not in ("counting", "geometry"):
+        raise ValueError(f"no weak annotator for task {task!r}; choose from rec, counting, geometry, spatial")
     answer = _untagged(row["solution"])
     if rng.random() >= WEAK_RIGHT_SHARE:
         answer = min((int(v) for v in row.get("near_misses", ()) if int(v) > answer), default=answer + 1)
@@ -152,4 +155,11 @@ def _scaled_box(box_px: list[float], wh: tuple[int, int], factor: float) -> list
     return [left, top, min(float(wh[0]), middle_x + half_w), min(float(wh[1]), middle_y + half_h)]
 
 
-_SCENES = {"rec": _rec_scene, "counting": _counting_scene, "geometry": _geometry_scene, "spatial": spatial_scene}
+_SCENES = {
+    "rec": _rec_scene,
+    "counting": _counting_scene,
+    "geometry": _geometry_scene,
+    "spatial": spatial_scene,
+    "open_detection": detection_scene,
+    "gui": gui_scene,
+}
