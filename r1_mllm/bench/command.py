@@ -13,7 +13,7 @@ from typing import Any
 from .. import runtime
 from ..config.flags import parse
 from . import compare as comparison
-from .settings import RolloutBench, StepBench, length_range
+from .settings import DataBench, ForwardBench, LoadBench, RewardsBench, RolloutBench, StepBench, length_range
 
 PROG = "r1-mllm bench"
 
@@ -37,6 +37,42 @@ def rollout(argv: Sequence[str]) -> None:
     _show(measure(config), config)
 
 
+def forward(argv: Sequence[str]) -> None:
+    """Print one JSON line about passes over packs and their floor."""
+    config = parse(ForwardBench, argv, f"{PROG} forward")
+    _prepare(config)
+    from .forward import measure  # after the number of threads is settled
+
+    _show(measure(config), config)
+
+
+def load(argv: Sequence[str]) -> None:
+    """Print one JSON line about loading a checkpoint."""
+    config = parse(LoadBench, argv, f"{PROG} load")
+    _set_threads(config.threads)
+    from .load import measure  # after the number of threads is settled
+
+    _show(measure(config), config)
+
+
+def rewards(argv: Sequence[str]) -> None:
+    """Print one JSON line about grading."""
+    config = parse(RewardsBench, argv, f"{PROG} rewards")
+    _set_threads(0)
+    from .rewards import measure
+
+    _show(measure(config), config)
+
+
+def data(argv: Sequence[str]) -> None:
+    """Print one JSON line about pictures."""
+    config = parse(DataBench, argv, f"{PROG} data")
+    _set_threads(0)
+    from .data import measure
+
+    _show(measure(config), config)
+
+
 def compare(argv: Sequence[str]) -> None:
     """Print the ratios between the peer's and our JSON lines in a folder."""
     parser = argparse.ArgumentParser(prog=f"{PROG} compare", description=compare.__doc__, allow_abbrev=False)
@@ -50,15 +86,19 @@ def compare(argv: Sequence[str]) -> None:
     print(comparison.table(result))
 
 
-def _prepare(config: RolloutBench) -> None:
+def _prepare(config: RolloutBench | ForwardBench) -> None:
     if min(config.prompts, config.gens, config.new, config.steps) < 1 or config.warmup < 0:
         raise runtime.Stop("prompts, gens, new and steps must be at least 1, warmup at least 0")
-    if config.threads:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    _set_threads(config.threads)
+
+
+def _set_threads(num: int) -> None:
+    if num:
+        os.environ["OMP_NUM_THREADS"] = str(num)
     runtime.require_paddle()
 
 
-def _show(result: dict[str, Any], config: RolloutBench) -> None:
+def _show(result: dict[str, Any], config: Any) -> None:
     line = json.dumps(result)
     print(line)
     if config.json:

@@ -32,6 +32,15 @@ def peak_rss_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs; 0 where the system does not tell."""
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.is_file():
+        return 0
+    line = next(line for line in rollup.read_text().splitlines() if line.startswith("Anonymous:"))
+    return int(line.split()[1]) * 1024
+
+
 def _busy_seconds() -> float:
     """CPU seconds all processes of the machine have used; 0 where /proc/stat is not there."""
     stat = Path("/proc/stat")

@@ -59,6 +59,69 @@ class StepBench(RolloutBench):
     """Recompute activations in the backward pass; the peer's --grad-ckpt 1."""
 
 
+@dataclass(frozen=True)
+class ForwardBench:
+    """Time scoring a step's completions, without and with gradients, and compare with its products alone."""
+
+    model: str
+    """Folder that tests/bench/bench_peer_step.py --save wrote."""
+    prompts: int = 1
+    gens: int = 8
+    """Completions per prompt, of random tokens."""
+    new: int = 128
+    """Tokens per completion."""
+    size: str | None = None
+    side: int | None = None
+    prompt_tokens: int | None = None
+    """size, side and prompt_tokens: what the folder must hold; None: anything."""
+    tokens_per_pack: int = 8192
+    recompute: bool = False
+    steps: int = 6
+    warmup: int = 2
+    threads: int = 0
+    """CPU threads; 0: OMP_NUM_THREADS, else all cores."""
+    seed: int = 0
+    json: str | None = None
+    """File that also receives the printed line."""
+
+
+@dataclass(frozen=True)
+class LoadBench:
+    """Time loading a checkpoint beside reading its files once, and watch the memory it takes."""
+
+    model: str
+    """Folder with config.json and *.safetensors."""
+    make: str | None = None
+    """Folder with a config.json: first write a random bfloat16 checkpoint of that architecture to `model`."""
+    dtype: str = "bfloat16"
+    """What the weights are kept in: bfloat16, float16, float32 or auto."""
+    threads: int = 0
+    json: str | None = None
+
+
+@dataclass(frozen=True)
+class RewardsBench:
+    """Time grading: boxes, numbers, mathematical answers, and those of them that only math-verify can compare."""
+
+    num: int = 2000
+    """Answers of each kind; a twentieth as many of the last."""
+    seed: int = 0
+    json: str | None = None
+
+
+@dataclass(frozen=True)
+class DataBench:
+    """Time turning pictures into patches, on this thread and on those that work ahead of training."""
+
+    num: int = 400
+    """Pictures."""
+    width: int = 640
+    height: int = 480
+    workers: int = 2
+    seed: int = 0
+    json: str | None = None
+
+
 def length_range(config: StepBench) -> tuple[int, int] | None:
     """Read `lengths`: the shortest and longest completion; None when it is not given."""
     if not config.lengths:

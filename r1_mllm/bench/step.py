@@ -19,8 +19,8 @@ from ..processing.prompt import Processor
 from ..records import Group, PackedBatch
 from ..training import metrics
 from ..training.optimizer import AdamW, learning_rate
-from ..training.scaling import LossScale
 from ..training.policy_model import load_model
+from ..training.scaling import LossScale
 from ..training.step import accumulate_gradients, add_reference, assign_advantages, pack_groups, phase_seed
 from . import machine
 from .lengths import LengthEngine

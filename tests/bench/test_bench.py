@@ -17,10 +17,25 @@ import pytest
 from PIL import Image
 
 from r1_mllm.bench import command, compare
+from r1_mllm.bench.data import measure as measure_data
+from r1_mllm.bench.forward import measure as measure_forward
 from r1_mllm.bench.lengths import Ends, LengthEngine
+from r1_mllm.bench.load import measure as measure_load
+from r1_mllm.bench.operations import text_operations, vision_operations
+from r1_mllm.bench.rewards import measure as measure_rewards
 from r1_mllm.bench.rollout import decode_work
 from r1_mllm.bench.rollout import measure as measure_rollout
-from r1_mllm.bench.settings import RolloutBench, StepBench, length_range, messages, read_folder
+from r1_mllm.bench.settings import (
+    DataBench,
+    ForwardBench,
+    LoadBench,
+    RewardsBench,
+    RolloutBench,
+    StepBench,
+    length_range,
+    messages,
+    read_folder,
+)
 from r1_mllm.bench.step import APART, PHASES, Trainer, grpo_config, measure, summarise
 from r1_mllm.config import RolloutConfig
 from r1_mllm.data.pack import pack
@@ -251,3 +266,49 @@ def test_the_script_runs_both_and_prints_ratios(folder, config, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "quiet steps: peer 1 of 1, ours 1 of 1" in done.stdout
     assert json.loads((tmp_path / "out" / "ratios.json").read_text())["rows"]["step"]["ratio"] > 0
+
+
+def test_operations_of_a_pass_by_hand():
+    """Two tokens of prompt, completions of 1 and 2: 1+2 pairs among the prompt, 3 and 3+4 from the completions."""
+    text = SimpleNamespace(
+        num_attention_heads=4, num_key_value_heads=2, head_dim=3, hidden_size=5, intermediate_size=7,
+        num_hidden_layers=2, vocab_size=11,
+    )  # fmt: skip
+    visible_until = np.array([5, 5, 3, 5, 5])
+    weights = 5 * (12 + 6 + 6) + 12 * 5 + 3 * 5 * 7
+    by_hand = 2 * (2 * 5 * weights + 4 * 13 * 12) + 2 * 3 * 5 * 11
+    assert text_operations(text, visible_until, 3) == by_hand
+    vision = SimpleNamespace(
+        depth=3, hidden_size=6, intermediate_size=10, mlp="swiglu", window_size=0, full_attention_blocks=(),
+        patch_size=14, merge_size=2, patch_dim=8, out_hidden_size=9,
+    )  # fmt: skip
+    grids = np.array([[1, 2, 4], [2, 2, 2]])  # 8 patches, and twice 4
+    by_hand = 2 * 16 * (8 * 6 + 3 * (4 * 36 + 3 * 60)) + 3 * 4 * (64 + 16 + 16) * 6 + 2 * 4 * 24 * (24 + 9)
+    assert vision_operations(vision, grids) == by_hand
+
+
+def test_forward_bench_counts_what_it_runs(folder):
+    result = measure_forward(ForwardBench(str(folder), prompts=2, gens=2, new=3, steps=1, warmup=0))
+    assert result["tokens"] > 2 * 2 * 3 and result["packs"] in (1, 2)
+    assert 0 < result["forward_floor_s"] < result["forward_s"] < result["forward_backward_s"]
+    assert result["forward_backward_floor_s"] == pytest.approx(3 * result["forward_floor_s"], rel=0.2)
+
+
+def test_load_bench_makes_and_loads_a_checkpoint(folder, tmp_path):
+    result = measure_load(LoadBench(str(tmp_path / "made"), make=str(folder)))
+    files = list((tmp_path / "made").glob("*.safetensors"))
+    assert result["checkpoint_mb"] == round(sum(file.stat().st_size for file in files) / 1e6)
+    assert result["load_cold_s"] > 0 and result["load_warm_s"] > 0
+    model = load_pretrained(tmp_path / "made")
+    values = np.abs(model.text.embed_tokens.weight.numpy())
+    assert 0.005 < values.min() and values.max() < 0.04
+
+
+def test_rewards_bench_pays_half(folder):
+    result = measure_rewards(RewardsBench(num=40))
+    assert [result[f"{kind}_right"] for kind in ("boxes", "numbers", "math", "symbolic")] == [20, 20, 20, 1]
+
+
+def test_data_bench_takes_every_picture():
+    result = measure_data(DataBench(num=17, width=64, height=48))
+    assert result["jpeg_per_s_0_workers"] > 0 and result["png_per_s_2_workers"] > 0

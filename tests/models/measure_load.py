@@ -10,16 +10,10 @@ import threading
 from r1_mllm import runtime
 
 
-def anonymous_bytes() -> int:
-    """Memory of this process that no file backs."""
-    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith("Anonymous:"))
-    return int(line.split()[1]) * 1024
-
-
 def main(folder: str, dtype: str) -> None:
     runtime.prepare()
-    from r1_mllm.models.weights import load_pretrained  # after prepare(): it imports Paddle
+    from r1_mllm.bench.machine import anonymous_bytes  # after prepare(): these import Paddle
+    from r1_mllm.models.weights import load_pretrained
 
     load_pretrained(f"{folder}/warm_up", dtype)  # one-time costs of the libraries are not the model's
     before, peak, done = anonymous_bytes(), 0, threading.Event()
