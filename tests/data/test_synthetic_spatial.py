@@ -41,7 +41,7 @@ def two_coloured(kind, **options):
     """Scenes whose named objects differ in colour and are the only ones of theirs."""
     for pixels, row in draws(kind, max_objects=options.pop("max_objects", 2), **options):
         named = colours(row)
-        if len(set(named)) == len(named):
+        if len(set(named)) == len(named) and not row["question"].endswith("the middle?"):
             yield pixels, row, named
 
 
@@ -118,8 +118,16 @@ def test_the_weak_annotator_takes_another_option_in_sixty_of_a_hundred():
     assert 0.36 < right / 1000 < 0.44
 
 
+def test_a_single_object_is_compared_with_the_middle():
+    for pixels, row in draws("Relation", 30, max_objects=1):
+        (colour,) = colours(row)
+        x, y = middle(pixels, colour)
+        expected = {"left": x < 42, "right": x > 42, "above": y < 42, "below": y > 42}[row["correct_answer"]]
+        assert expected and row["question"].endswith("the middle?")
+
+
 def test_too_few_objects_for_the_question_are_named():
-    with pytest.raises(ValueError, match="max_objects 2: a question of the kind Distance needs 3"):
+    with pytest.raises(ValueError, match=r"max_objects 2 is too few for these questions \(Distance 3\)"):
         scene("spatial", np.random.default_rng(0), relations=("Distance",), max_objects=2)
     with pytest.raises(ValueError, match=r"relations \['Near'\]: choose from Relation"):
         scene("spatial", np.random.default_rng(0), relations=("Near",))

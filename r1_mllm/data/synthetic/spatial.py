@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions about where things are, answered by the layout itself: rows as SAT has them, held out as CV-Bench has them.
 
-Relation: left, right, above, below, by the middles.  Depth: in front or behind, by the sizes seen.  Distance: which of
-two is nearer to a third.  Count: how many have a colour.  Layouts too close to call are drawn again.
+Relation: left, right, above, below, by the middles; a single object is compared with the picture's middle.  Depth: in
+front or behind, by the sizes seen.  Distance: which of two is nearer to a third.  Count: how many have a colour.
+Layouts too close to call are drawn again.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) 
 
     Rows also have `thought`, the compared lengths in tenths of the side: what the small model learns to think.
     """
-    kind = pick(rng, settings.relations)
-    if limit < _FEWEST[kind]:
-        raise ValueError(f"max_objects {limit}: a question of the kind {kind} needs {_FEWEST[kind]} objects")
+    kinds = [kind for kind in settings.relations if _FEWEST[kind] <= limit]
+    if not kinds:
+        needed = ", ".join(f"{kind} {_FEWEST[kind]}" for kind in settings.relations)
+        raise ValueError(f"max_objects {limit} is too few for these questions ({needed})")
+    kind = pick(rng, kinds)
     asked = None
     for _ in range(MAX_DRAWS):
         num = int(rng.integers(_FEWEST[kind], limit + 1))
@@ -101,15 +104,17 @@ def _seen_size(thing: Thing) -> int:
 
 
 def _relation(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
-    one, other = things[0], things[1]
-    axis = int(rng.integers(2))
-    places = _middle(one)[axis] / side, _middle(other)[axis] / side
+    one, axis = things[0], int(rng.integers(2))
+    other_name, other_middle = ("the middle", (side / 2, side / 2))
+    if len(things) > 1:
+        other_name, other_middle = _name(things[1]), _middle(things[1])
+    places = _middle(one)[axis] / side, other_middle[axis] / side
     step = places[0] - places[1]
     if abs(step) < SIDEWAYS_MARGIN:
         return None
     words = (("left", "right"), ("above", "below"))[axis]
     joined = ("left or right of", "above or below")[axis]
-    return _Question(things, f"Is {_name(one)} {joined} {_name(other)}?", words, words[step > 0], places)
+    return _Question(things, f"Is {_name(one)} {joined} {other_name}?", words, words[step > 0], places)
 
 
 def _depth(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -146,4 +151,4 @@ _ASK: dict[str, Callable[[np.random.Generator, list[Thing], int], _Question | No
     "Distance": _distance,
     "Count": _count,
 }
-_FEWEST = {"Relation": 2, "Depth": 2, "Distance": 3, "Count": 1}
+_FEWEST = {"Relation": 1, "Depth": 2, "Distance": 3, "Count": 1}
