@@ -125,6 +125,12 @@ def _reject(argv: Sequence[str]) -> None:
     reject(argv)
 
 
+def _eval_math(argv: Sequence[str]) -> None:
+    from .evaluation.math_eval import main as evaluate
+
+    evaluate("Evaluate a model on mathematics: pass@1 over several sampled answers.", argv, prog=f"{PROG} eval math")
+
+
 def _score(argv: Sequence[str]) -> None:
     from .scoring import score_file
 
@@ -241,6 +247,7 @@ COMMANDS = {
     "passk": Command("pass@k of recorded or sampled answers", _passk, "evaluation.passk_command"),
     "table": Command("one table of several evaluations, with intervals", _compare_results, "evaluation.compare"),
     "reject": Command("keep good sampled answers for fine-tuning", _reject, "rejection.command"),
+    "eval math": Command("pass@1 on mathematics, text or pictures", _eval_math, "evaluation.math_eval"),
     "score": Command("score recorded outputs", _score, "scoring"),
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
     "data messages": Command("rows of any task as conversations for sft", _messages, "data.lessons"),

@@ -73,12 +73,12 @@ def conversation(example: Example, number: int, out: Path, templates: Templates)
     task = get_task(example.task)
     (turn,) = task.messages(example, "baseline", templates)
     question = "".join("<image>" if part["type"] == "image" else part["text"] for part in turn["content"])
-    images = [_placed(picture, f"{number:06d}_{i}", out) for i, picture in enumerate(example.images)]
+    images = [placed(picture, f"{number:06d}_{i}", out) for i, picture in enumerate(example.images)]
     reply = {"role": "assistant", "content": task.show(example.answer)}
     return {"id": number, "messages": [{"role": "user", "content": question}, reply], "images": images}
 
 
-def _placed(picture: str | bytes, name: str, out: Path) -> str:
+def placed(picture: str | bytes, name: str, out: Path) -> str:
     """Where a picture is, below the file's folder; what is not there yet is written or copied."""
     folder = out.with_name(f"{out.stem}_images")
     if isinstance(picture, str):

@@ -83,7 +83,8 @@ def run(config: EvalConfig) -> list[EvalResult]:
     if config.overwrite:
         _forget(runs, found)
         runs = [dataclasses.replace(settings, overwrite=False) for settings in runs]
-    with shards.start(config.num_processes, "eval", config, Path(config.logs_dir)) as team:
+    told = dataclasses.replace(config, num_processes=1, overwrite=False)
+    with shards.start(config.num_processes, "eval", told, Path(config.logs_dir)) as team:
         return _evaluate_runs(config, runs, found, templates, team)
 
 
@@ -199,10 +200,12 @@ def held_out_split(path: Path) -> str | None:
 
 
 def guess_task(table: Sequence[dict[str, Any]]) -> str:
-    """Tell what the rows ask for: a box, a whole number, or anything else that can be written as an answer."""
+    """Tell what the rows ask for: an option, a box, a whole number, or anything else that can be written."""
     answers = [row.get("solution", row.get("ground_truth")) for row in table]
     if any(isinstance(row.get("accu_reward_method"), str) for row in table):
         return _named_task(table)
+    if all("correct_answer" in row or "choices" in row for row in table):
+        return "spatial"
     if all(boxes.gold_box(answer) is not None for answer in answers):
         return "rec"
     whole = all(isinstance(a, int) or (isinstance(a, str) and tags.unwrap(a).isdecimal()) for a in answers)
@@ -246,12 +249,8 @@ def evaluate_sets(
     results = []
     for data_set in sets:
         path = results_path(config, data_set)
-        settings = _settings_of(config, data_set)
-        key = fingerprint(
-            {"task": data_set.task, **_kept_settings(settings), "templates": templates},
-            [data_set.path] if data_set.path.is_file() else [],
-            sorted(entry for entry in model_dir.iterdir() if entry.suffix in (".json", ".jinja", ".safetensors")),
-        )
+        settings = settings_of(config, data_set)
+        key = set_fingerprint(settings, data_set, templates, model_dir)
         print(f"{data_set.name}: {len(data_set.examples)} of {data_set.num_rows} rows, task {data_set.task}")
         done = finished_with(path, key)
         if done is not None:
@@ -283,11 +282,19 @@ def _load(model_dir: Path, config: EvalConfig) -> Any:
         raise runtime.Stop(str(error), runtime.MODEL) from error
 
 
-def _kept_settings(config: EvalConfig) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in LABELS}
+def set_fingerprint(
+    settings: EvalConfig, data_set: DataSet, templates: Templates, model_dir: Path, **more: Any
+) -> str:
+    """Name everything the rows of a data set depend on; `more` are settings of another command."""
+    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in LABELS}
+    return fingerprint(
+        {"task": data_set.task, **kept, "templates": templates, **more},
+        [data_set.path] if data_set.path.is_file() else [],
+        sorted(entry for entry in model_dir.iterdir() if entry.suffix in (".json", ".jinja", ".safetensors")),
+    )
 
 
-def _settings_of(config: EvalConfig, data_set: DataSet) -> EvalConfig:
+def settings_of(config: EvalConfig, data_set: DataSet) -> EvalConfig:
     """The evaluation's settings with what the data set has of its own."""
     if data_set.settings is None:
         return config

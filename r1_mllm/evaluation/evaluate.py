@@ -66,15 +66,19 @@ class EvalResult:
 
     def write(self, path: str | Path, **extra: Any) -> None:
         """Write the results file in one rename, so that a reader never sees half of it; `extra` are further keys."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = self.as_json()
         rows = content.pop("results")
-        staged = path.with_name(path.name + ".tmp")
-        with staged.open("w", encoding="utf-8") as file:
-            json.dump({**content, **extra, "results": rows}, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-        os.replace(staged, path)
+        write_results(Path(path), {**content, **extra}, rows)
+
+
+def write_results(path: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON file of `about` and then `results`, in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(path.name + ".tmp")
+    with staged.open("w", encoding="utf-8") as file:
+        json.dump({**about, "results": list(rows)}, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    os.replace(staged, path)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> EvalResult:
@@ -155,7 +159,7 @@ def progress_bar(total: int, shown: bool, unit: str = "row") -> tqdm:
 def _answer(
     engine: Any, processor: Any, batch: Sequence[Example], reward_config: RewardConfig, asked: EvalSettings
 ) -> list[dict[str, Any]]:
-    prompts = [_prompt(processor, example, asked) for example in batch]
+    prompts = [encode_prompt(processor, example, asked) for example in batch]
     answers = engine.generate(prompts, 1, seed=asked.seed, greedy=asked.greedy, max_new_tokens=asked.max_new_tokens)
     assert len(answers) == len(batch), f"the engine answered {len(answers)} of {len(batch)} prompts"
     rows = []
@@ -166,8 +170,9 @@ def _answer(
     return rows
 
 
-def _prompt(processor: Any, example: Example, asked: EvalSettings) -> Prompt:
-    messages = asked_as(example).messages(
+def chat(processor: Any, example: Example, asked: EvalSettings) -> list[dict[str, Any]]:
+    """Lay an example out as messages."""
+    return asked_as(example).messages(
         example,
         method=asked.method,
         templates=asked.templates,
@@ -175,8 +180,12 @@ def _prompt(processor: Any, example: Example, asked: EvalSettings) -> Prompt:
         view_units=processor.box_units,
         views=processor.views(example.images) if "boxes_px" in example.meta else (),
     )
+
+
+def encode_prompt(processor: Any, example: Example, asked: EvalSettings) -> Prompt:
+    """Turn an example into what the model reads; ValueError names the row."""
     try:
-        return processor.encode(messages, example.images)
+        return processor.encode(chat(processor, example, asked), example.images)
     except ValueError as error:
         raise ValueError(f"{example.meta.get('where', example.question)}: {error}") from error
 

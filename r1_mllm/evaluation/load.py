@@ -21,8 +21,12 @@ class Loaded:
     dtype: str
 
 
-def load(model_dir: Path, config: EvalConfig) -> Loaded:
-    """Load weights, tokenizer and picture limits from one folder, which decides the model family."""
+def load(model_dir: Path, config: EvalConfig, rollout: RolloutConfig | None = None) -> Loaded:
+    """Load weights, tokenizer and picture limits from one folder, which decides the model family.
+
+    Args:
+        rollout: how to sample; None: greedily.
+    """
     dtype = settle_dtype(config.dtype, paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
     if dtype != config.dtype:
         print(f"computing in {dtype}" + ("" if config.dtype == "auto" else f": {config.dtype} needs a GPU"))
@@ -30,7 +34,7 @@ def load(model_dir: Path, config: EvalConfig) -> Loaded:
     model = load_any(model_dir, dtype)
     model.attn_implementation = config.attn_implementation
     model.eval()
-    rollout = RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)
+    rollout = rollout or RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)
     return Loaded(Engine(model, processor.tokenizer, rollout), processor, dtype)
 
 

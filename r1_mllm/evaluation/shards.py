@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import glob
 import os
 import re
@@ -66,11 +65,11 @@ def launched_place() -> Team:
 
 
 @contextlib.contextmanager
-def start(num_processes: int, command: str, config: Any, folder: Path) -> Iterator[Team]:
+def start(num_processes: int, command: str, told: Any, folder: Path) -> Iterator[Team]:
     """Start num_processes - 1 helpers that run the same command as further ranks; they end with the body.
 
     Args:
-        command: of r1-mllm.  config: its settings, with the fields num_processes and overwrite.
+        command: of r1-mllm.  told: its settings, for one process and without --overwrite.
         folder: where the helpers' settings and output go.
     """
     place = launched_place()
@@ -85,9 +84,8 @@ def start(num_processes: int, command: str, config: Any, folder: Path) -> Iterat
         )
     prepare(num_processes)
     devices = _devices()
-    told = folder / "helpers.yaml"
-    save_args(dataclasses.replace(config, num_processes=1, overwrite=False), told)
-    words = [sys.executable, "-m", "r1_mllm", *command.split(), "--config", str(told)]
+    save_args(told, folder / "helpers.yaml")
+    words = [sys.executable, "-m", "r1_mllm", *command.split(), "--config", str(folder / "helpers.yaml")]
     helpers: list[tuple[subprocess.Popen, Path]] = []
     team = Team(0, num_processes, helpers)
     try:
