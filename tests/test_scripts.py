@@ -68,8 +68,8 @@ def eight_gpus(tmp_path):
 
 
 def flags(call):
-    """The words after `grpo`, as flag -> value; the last time counts."""
-    words = call[call.index("grpo") + 1 :]
+    """The words after the command, as flag -> value; the last time counts."""
+    words = call[call.index("r1_mllm") + 2 :]
     return {word[2:]: words[i + 1] for i, word in enumerate(words) if word.startswith("--") and i + 1 < len(words)}
 
 
@@ -279,6 +279,52 @@ printf '%s\\n' "$*" >> "$CALLS"
         f"-m pip install --quiet --disable-pip-version-check -e {copy}[cpu,dev,digits]"
     ]  # the one that failed wrote nothing down
     assert calls.count("-m r1_mllm quickstart") == 2
+
+
+STAGES = [
+    ("stage1_judge.sh", "judge", "4", "1"),
+    ("stage2_choice.sh", "choice", "2", "1"),
+    ("stage3_open.sh", "open", "4", "2"),
+]
+
+
+@pytest.mark.parametrize(("script", "form", "generations", "epochs"), STAGES)
+def test_a_stage_trains_one_form_and_takes_the_predecessors_flags(eight_gpus, script, form, generations, epochs):
+    words = "--save_only_model true --deepspeed zero3.json --dataset_name mine.yaml --num_train_epochs 3".split()
+    done, (call,) = eight_gpus.run(script, *words)
+    assert done.returncode == 0, done.stderr
+    found = flags(call)
+    assert call[call.index("r1_mllm") + 1] == "curriculum stage" and found["form"] == form
+    assert (found["num_generations"], found["max_prompt_length"]) == (generations, "2048")
+    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == ("1", "1")
+    assert (found["save_only_model"], found["deepspeed"], found["dataset_name"]) == ("true", "zero3.json", "mine.yaml")
+    assert found["num_train_epochs"] == "3" and call[call.index("--num_train_epochs") + 1] == epochs
+
+
+@pytest.mark.parametrize(("script", "form", "generations", "epochs"), STAGES)
+def test_a_stage_without_a_gpu_runs_the_embedded_curriculum_up_to_itself(cpu, script, form, generations, epochs):
+    done, (call,) = cpu.run(script)
+    assert done.stdout.startswith("No GPU here") and call[:3] == ["-m", "r1_mllm", "curriculum"]
+    assert call[-2:] == ["--until", form]
+
+
+def test_a_curriculum_runs_embedded_on_a_cpu_and_from_a_file_on_two_nodes(cpu, tmp_path):
+    done, (call,) = cpu.run("run_curriculum.sh", "--max_steps", "3", OUTPUT_DIR="out")
+    assert done.stdout.startswith("No GPU here") and call[-4:] == ["--output_dir", "out", "--max_steps", "3"]
+    assert call[4].endswith("configs/curriculum.yaml")
+    variables = {"NNODES": "2", "NODE_RANK": "1", "GPUS": "8", "CONFIG": "c.yaml", "IMAGE_ROOT": "pictures"}
+    _, (_, call) = cpu.run("run_curriculum.sh", **variables)
+    inner = call[call.index("r1_mllm") + 1 :]
+    assert inner == ["curriculum", "--config", "c.yaml", "--image_root", "pictures"]
+    assert call[call.index("--nnodes") + 1] == "2" and call[call.index("--rank") + 1] == "1"
+
+
+def test_a_comparison_runs_every_seed_and_then_joins_them(cpu):
+    done, calls = cpu.run("compare_curriculum.sh", "--max_steps", "2", SEEDS="3 1 2", OUTPUT_DIR="out", JOBS="1")
+    assert "on the CPU, seeds 3 1 2" in done.stdout.splitlines()[0]
+    seeds = [call[call.index("--seed") + 1] for call in calls[:3]]
+    assert seeds == ["3", "1", "2"] and all(call[-2:] == ["--max_steps", "2"] for call in calls[:3])
+    assert calls[3] == ["-m", "r1_mllm", "curriculum", "table", "out"]
 
 
 @pytest.mark.slow

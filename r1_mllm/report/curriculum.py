@@ -91,7 +91,8 @@ def _outcome(seed: int, arm: str, stages: Sequence[tuple[Path, Mapping[str, Any]
     curve: list[dict[str, Any]] = []
     steps = tokens = 0
     for folder, stage in stages:
-        generated = {row["step"]: row.get("num_generated_tokens") for row in read_jsonl(folder / "metrics.jsonl")}
+        logged = [row for row in read_jsonl(folder / "metrics.jsonl") if "num_generated_tokens" in row]
+        generated = {row["step"]: row["num_generated_tokens"] for row in logged}
         for row in read_jsonl(folder / "eval.jsonl"):
             so_far = 0 if row["step"] == 0 else generated.get(row["step"])
             point = {"seed": seed, "arm": arm, "stage": stage["name"], "step": steps + row["step"]}
