@@ -50,7 +50,7 @@ def test_judges_are_balanced_and_only_the_right_verdict_is_paid(task):
         assert (grade(example, right).score, grade(example, wrong).score) == (1.0, 0.0)
         assert grade(example, "").decided_by == grade(example, "yes or no").decided_by == "no_answer"
         assert asked_as(example).check_format(TAGGED.format(right), example) == (True, "")
-        assert not asked_as(example).check_format(TAGGED.format("4"), example)[0]
+        assert not asked_as(example).check_format(TAGGED.format("[1, 2, 3, 4]"), example)[0]
         assert (example.task, example.form) == (task, "judge")
         assert example.question.startswith(example.meta["open_question"])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..answers import choices, labels, options, tags
+from ..answers import boxes, choices, labels, options, tags
 from ..config import RewardConfig
 from ..records import Example, Grade, View
 from . import rows, templates
@@ -74,10 +74,10 @@ class Choice:
         return Grade(score, correct, "set" if several or self._several else "exact", _shown(found))
 
     def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags, and that the answer part is option letters."""
+        """Check the tags, and that no box stands in the answer; which letter does is for `grade` to say."""
         parts = tags.split(text)
-        if parts.ok and choices.letters(parts.answer, LETTERS) is None:
-            return False, "the answer is no option letter"
+        if parts.ok and boxes.first_box(parts.answer):
+            return False, "the answer is a box where a letter is asked for"
         return parts.ok, parts.reason
 
     def show(self, value: frozenset[str]) -> str:

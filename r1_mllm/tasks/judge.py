@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..answers import choices, tags
+from ..answers import boxes, choices, tags
 from ..config import RewardConfig
 from ..records import Example, Grade, View
 from . import rows, templates
@@ -51,10 +51,10 @@ class Judge:
         return Grade(float(correct), correct, "exact", found)
 
     def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags, and that the answer part is a yes or a no."""
+        """Check the tags, and that no box stands in the answer; which word does is for `grade` to say."""
         parts = tags.split(text)
-        if parts.ok and choices.verdict(parts.answer) is None:
-            return False, "the answer is neither yes nor no"
+        if parts.ok and boxes.first_box(parts.answer):
+            return False, "the answer is a box where yes or no is asked for"
         return parts.ok, parts.reason
 
     def show(self, value: bool) -> str:

@@ -13,7 +13,7 @@ from r1_mllm.config import RewardConfig
 from r1_mllm.records import Completion, Example, Group, Prompt
 from r1_mllm.tasks import get_task
 
-TASKS = {"rec", "count", "math", "boxed"}
+TASKS = {"rec", "count", "math", "boxed", "judge", "choice", "multi_choice", "classify"}
 
 
 def rows(case):
@@ -49,20 +49,24 @@ def test_thresholded_accuracy(rewards_case):
 
 
 def test_format(rewards_case):
-    judged = [
-        row for row in rows(rewards_case) if row["format"] is not None and (row["firm"] or row["task"] == "format")
-    ]
+    judged = [row for row in rows(rewards_case) if row["format"] is not None]
     found = []
     for row in judged:
-        task = get_task("boxed" if row["task"] == "boxed" else "rec")
+        task = get_task("rec" if row["task"] == "format" else row["task"])
         ok, reason = task.check_format(row["completion"], Example(task.name, "", ""))
         assert ok == (not reason)
         found.append(fault(row, float(ok), row["format"]))
     assert judged and not list(filter(None, found))
 
 
+def test_partial_credit_for_sets_of_letters(rewards_case):
+    judged = [row for row in rows(rewards_case) if row.get("set_iou") is not None]
+    config = RewardConfig(jaccard=True)
+    assert judged and not list(filter(None, (fault(row, grade(row, config).score, row["set_iou"]) for row in judged)))
+
+
 def test_json_format(rewards_case):
-    judged = [row for row in rows(rewards_case) if row.get("format_json") is not None and row["firm"]]
+    judged = [row for row in rows(rewards_case) if row.get("format_json") is not None]
     values = [float(boxes.is_json_box(tags.split(row["completion"]).answer or "")) for row in judged]
     assert judged and not list(filter(None, map(fault, judged, values, [row["format_json"] for row in judged])))
 
@@ -81,7 +85,8 @@ def test_ternary_reward(rewards_case):
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_nothing_a_model_writes_raises(rewards_case, task):
-    gold = {"rec": "[1, 2, 30, 40]", "count": "3", "math": "\\frac{1}{2}", "boxed": "B"}[task]
+    gold = {"rec": "[1, 2, 30, 40]", "count": "3", "math": "\\frac{1}{2}", "judge": "yes", "classify": "cat, dog"}
+    gold = gold.get(task, "B")
     for row in rows(rewards_case):
         for text in (row["completion"], row["completion"][::-1], row["completion"][: len(row["completion"]) // 2]):
             line = {"model_output": text, "ground_truth": gold}
