@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 
+import numpy as np
 import pytest
 
+from r1_mllm.report import intervals
 from r1_mllm.report.intervals import paired_difference, wilson
 
 
@@ -36,3 +38,25 @@ def test_one_pair_says_nothing_and_unequal_lengths_are_refused():
     assert paired_difference([0], [1]) == (1.0, -math.inf, math.inf)
     with pytest.raises(ValueError, match="2 outcomes before and 1 after"):
         paired_difference([1, 1], [1])
+
+
+def test_problems_are_counted_where_answers_to_one_resemble_each_other():
+    # every problem is all right or all wrong: 8 answers tell no more than one would
+    alike = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    low, high = intervals.wilson_of_means(alike)
+    assert (low, high) == pytest.approx(intervals._wilson_of_share(4 / 6, 5))
+    # half of the answers to every problem are right: 20 problems cannot differ more than by chance
+    narrow = intervals.wilson_of_means([0.5, 0.625, 0.375, 0.5] * 5)
+    assert 0.45 < narrow[0] < 0.5 < narrow[1] < 0.55
+    assert intervals.wilson_of_means([0.0] * 10) == intervals.wilson(0, 10)
+    assert intervals.wilson_of_means([1.0]) == intervals.wilson(1, 1) and intervals.wilson_of_means([]) == (0.0, 1.0)
+
+
+def test_the_interval_of_means_covers_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(400):
+        shares = rng.binomial(8, rng.beta(0.6, 1.4, 60)) / 8
+        low, high = intervals.wilson_of_means(shares.tolist())
+        hits += low <= 0.3 <= high
+    assert 0.92 < hits / 400 < 0.98
