@@ -52,7 +52,7 @@ def loss(model, batch):
     return -paddle.dot(paddle.to_tensor(weight), model.token_logp(batch))
 
 
-@pytest.mark.parametrize("spec", [SPEC, AdapterSpec(2, 3.0, ("v_proj", "up_proj"), None)])
+@pytest.mark.parametrize("spec", [SPEC, AdapterSpec(2, 3.0, ("k_proj", "gate_proj"), None)])
 def test_gradients_are_the_dense_ones_projected(batches, spec):
     model, dense = with_adapters(spec), with_adapters(spec)
     lora.merge(dense)

@@ -19,14 +19,17 @@ from r1_mllm.config import (
     TrainingConfig,
 )
 from r1_mllm.config.sft import SftDataConfig, SftEvaluationConfig
-from r1_mllm.data.pack import pack
+from r1_mllm.data.pack import pack, supervised_pair
 from r1_mllm.data.synthetic import write_splits
-from r1_mllm.models import adapter_files
+from r1_mllm.models import adapter_files, lora
 from r1_mllm.models.weights import load_pretrained
+from r1_mllm.processing.conversation import lesson
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.quickstart import supervised
 from r1_mllm.runtime import DATA, NONFINITE, USAGE, Stop
+from r1_mllm.tasks import conversation
 from r1_mllm.training import durable, sft
+from r1_mllm.training.optimizer import AdamW
 from r1_mllm.training.session import open_session
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +159,24 @@ def test_adapters_are_all_that_a_run_trains_saves_and_keeps_moments_of(configure
     batch = pack([sft.encode(run, run.examples[0])], 4096, run.visual_ids)[0]
     merged = adapter_files.load_any(tmp_path / "run")  # the run's own folder is an adapter, too
     np.testing.assert_allclose(merged.token_logp(batch).numpy(), run.model.token_logp(batch).numpy(), atol=2e-5)
+
+
+def test_dropout_reaches_training_steps_and_not_the_evaluation(files):
+    processor = Processor.from_pretrained(CHECKPOINT)
+    rows = [conversation.example(row, "x:1", str(files)) for row in read_lines(files / "train.jsonl")[:2]]
+    pairs = [supervised_pair(*lesson(processor, row.answer, row.images)) for row in rows]
+    trained, held = [], []
+    for share, seed in ((0.0, 1), (0.5, 1), (0.5, 1), (0.5, 2)):
+        model = load_pretrained(CHECKPOINT)
+        lora.attach(model, lora.AdapterSpec(2, 4.0, ("q_proj", "down_proj"), ".*visual.*"), share)
+        for _, adapter in lora.adapters(model):
+            adapter.b.set_value(np.random.default_rng(3).normal(0, 0.2, adapter.b.shape).astype(np.float32))
+        optimizer = AdamW(model.named_parameters(), OptimizerConfig())
+        trained.append(sft.supervised_update(model, pairs, optimizer, seed=seed).loss)
+        held.append(sft.held_out_loss(model, pairs)[0])
+        optimizer.num_steps = 1
+        trained.append(sft.supervised_update(model, pairs, optimizer, seed=seed).loss)
+    assert trained[2:4] == trained[4:6] and len(set(trained)) == 5 and len(set(held)) == 1  # another mask every step
 
 
 def test_an_adapter_is_exported_evaluated_and_merged_into_a_full_run(configure, tmp_path, capsys):
