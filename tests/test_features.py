@@ -46,7 +46,7 @@ def test_every_feature_that_is_there_has_a_command_and_a_test():
 def test_every_row_of_the_conformance_list_is_there():
     rows = table("## Conformance")
     assert len(rows) == 27
-    assert [row[0] for row in rows if "::" not in row[2]] == ["pass@k, n = 4, c = 1, k = 2"]
+    assert not [row[0] for row in rows if "::" not in row[2]]
 
 
 @pytest.mark.parametrize("folder", ["scripts", "eval", "configs"])
