@@ -64,7 +64,7 @@ RECIPES = {
     "geometry": Recipe(
         (Stage(700, 4, True), Stage(250, 4, False)), 200, 4, figures=("area", "perimeter"), max_completion_length=20
     ),
-    "spatial": Recipe((Stage(900, 2, True), Stage(250, 2, False)), 200, 2, max_completion_length=20),
+    "spatial": Recipe((Stage(700, 1, True), Stage(400, 2, True), Stage(150, 2, False)), 200, 2),
 }
 SMOKE = Recipe(
     (Stage(4, 2, True), Stage(2, 2, False)), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32

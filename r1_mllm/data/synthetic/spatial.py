@@ -35,14 +35,15 @@ class _Question:
     text: str
     options: tuple[str, ...]
     answer: str
-    compared: tuple[float, ...]
-    """What the answer follows from, as shares of the picture's side (Count: nothing)."""
+    num_named: int
+    """So many of the things, the first ones, are what the question is about."""
 
 
 def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) -> tuple[Image.Image, dict[str, Any]]:
     """Draw a scene and its row: SAT's columns in the training split, CV-Bench's in any other, both without pictures.
 
-    Rows also have `thought`, the compared lengths in tenths of the side: what the small model learns to think.
+    Rows also have `thought`, what the small model learns to think: the objects asked about, each with the x and y of its
+    middle and its size in tenths of the side.
     """
     kinds = [kind for kind in settings.relations if _FEWEST[kind] <= limit]
     if not kinds:
@@ -60,7 +61,7 @@ def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) 
         raise ValueError(f"no clear {kind} in {MAX_DRAWS} scenes of {settings.side} px; change max_objects or side")
     shown = [str(option) for option in rng.permutation(asked.options)]
     row = _sat_row(kind, asked, shown) if settings.split == "train" else _cv_bench_row(kind, asked, shown)
-    thought = " ".join(str(min(int(10 * share), 9)) for share in asked.compared)
+    thought = "; ".join(_seen(thing, settings.side) for thing in asked.things[: asked.num_named])
     return render(rng, asked.things, settings.side), {**row, "thought": thought}
 
 
@@ -103,6 +104,12 @@ def _seen_size(thing: Thing) -> int:
     return max(thing.mask.size)
 
 
+def _seen(thing: Thing, side: int) -> str:
+    """Put what is seen of an object in words and three digits."""
+    tenths = (str(min(int(10 * length / side), 9)) for length in (*_middle(thing), _seen_size(thing)))
+    return f"{thing.colour} {thing.shape} {''.join(tenths)}"
+
+
 def _relation(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
     one, axis = things[0], int(rng.integers(2))
     other_name, other_middle = ("the middle", (side / 2, side / 2))
@@ -114,7 +121,7 @@ def _relation(rng: np.random.Generator, things: list[Thing], side: int) -> _Ques
         return None
     words = (("left", "right"), ("above", "below"))[axis]
     joined = ("left or right of", "above or below")[axis]
-    return _Question(things, f"Is {_name(one)} {joined} {other_name}?", words, words[step > 0], places)
+    return _Question(things, f"Is {_name(one)} {joined} {other_name}?", words, words[step > 0], min(len(things), 2))
 
 
 def _depth(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -124,7 +131,7 @@ def _depth(rng: np.random.Generator, things: list[Thing], side: int) -> _Questio
         return None
     words = ("in front", "behind")
     text = f"By its size, is {_name(one)} in front of or behind {_name(other)}?"
-    return _Question(things, text, words, words[sizes[0] < sizes[1]], (sizes[0] / side, sizes[1] / side))
+    return _Question(things, text, words, words[sizes[0] < sizes[1]], 2)
 
 
 def _distance(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -134,7 +141,7 @@ def _distance(rng: np.random.Generator, things: list[Thing], side: int) -> _Ques
         return None
     names = _name(one), _name(other)
     text = f"Which is nearer to {_name(place)}: {names[0]} or {names[1]}?"
-    return _Question(things, text, names, names[far[1] < far[0]], (far[0] / side, far[1] / side))
+    return _Question(things, text, names, names[far[1] < far[0]], 3)
 
 
 def _count(rng: np.random.Generator, things: list[Thing], side: int) -> _Question | None:
@@ -142,7 +149,7 @@ def _count(rng: np.random.Generator, things: list[Thing], side: int) -> _Questio
     num = sum(thing.colour == colour for thing in things)
     lowest = int(rng.integers(max(0, num - NUM_COUNTS + 1), num + 1))
     numbers = tuple(str(number) for number in range(lowest, lowest + NUM_COUNTS))
-    return _Question(things, f"How many {colour} things are in the picture?", numbers, str(num), ())
+    return _Question(things, f"How many {colour} things are in the picture?", numbers, str(num), 0)
 
 
 _ASK: dict[str, Callable[[np.random.Generator, list[Thing], int], _Question | None]] = {
