@@ -102,9 +102,9 @@ def test_the_best_checkpoint_has_the_best_accuracy_and_else_the_best_reward(tmp_
     monkeypatch.setattr(curriculum.durable, "damage", lambda path, hashes: None)
     write_stage(tmp_path / "a", [(0, 90), (2, 40), (4, 60), (6, 60), (8, 50)], [], (2, 4, 6, 8))
     assert curriculum.best_checkpoint(tmp_path / "a").name == "checkpoint-6"
-    rewards = [(1, 9.0), (2, 0.0), (3, 5.0), (4, 5.5), (5, 8.0), (6, 0.0)]
+    rewards = [(1, 9.0), (2, 2.8), (3, 0.0), (4, 0.0), (5, 5.0), (6, 7.0)]
     write_stage(tmp_path / "b", [], rewards, (2, 4, 6))
-    assert curriculum.best_checkpoint(tmp_path / "b").name == "checkpoint-4"
+    assert curriculum.best_checkpoint(tmp_path / "b").name == "checkpoint-6"
     (tmp_path / "c").mkdir()
     with pytest.raises(Stop, match="no checkpoint to start from") as refusal:
         curriculum.best_checkpoint(tmp_path / "c")
