@@ -26,8 +26,8 @@ class LoraConfig:
     lora_exclude_modules: str | None = ".*visual.*"
     """Regular expression for whole names that get no adapter; None: none are left out."""
     adapter: str | None = None
-    """Folder of an adapter (HF PEFT layout) to start from: trained further with use_peft (rank, alpha and targets are
-    then its own), merged into the weights without."""
+    """Folder or hub id of an adapter (HF PEFT layout) to start from: trained further with use_peft (rank, alpha and
+    targets are then its own), merged into the weights without."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -51,7 +51,8 @@ class ExportConfig:
     """Everything `r1-mllm export` can be told."""
 
     adapter: str
-    """Folder with adapter_config.json and adapter_model.safetensors; a checkpoint of a run with --use_peft is one."""
+    """Folder or hub id with adapter_config.json and adapter_model.safetensors; a checkpoint of a run with --use_peft
+    is one."""
     out: str
     """Folder to write; refused when it holds a model already."""
     model: str | None = None

@@ -175,8 +175,8 @@ def load_merged(folder: str | Path, dtype: str = "float32", base: str | None = N
 
 
 def merge_folder(model: QwenVL, folder: str | Path) -> None:
-    """Add an adapter folder to the weights of its base model."""
-    lora.attach(model, read_spec(folder))
+    """Add an adapter folder to the weights of its base model; summed in float32, rounded once."""
+    lora.attach(model, read_spec(folder), dtype="float32")
     load_into(model, folder)
     lora.merge(model)
 

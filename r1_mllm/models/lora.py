@@ -131,10 +131,11 @@ def fused_modules(model: QwenVL) -> Iterator[tuple[Parameter, Linear]]:
             yield parameter, layers[parameter.name.removesuffix(".weight")]
 
 
-def attach(model: QwenVL, spec: AdapterSpec, dropout: float = 0.0, seed: int = 0) -> None:
+def attach(model: QwenVL, spec: AdapterSpec, dropout: float = 0.0, seed: int = 0, dtype: str | None = None) -> None:
     """Give a network adapters that change nothing yet, and freeze everything else.
 
-    a is uniform within 1 / sqrt(C) as in peft, a function of seed and name; b is zero.
+    a is uniform within 1 / sqrt(C) as in peft, a function of seed and name; b is zero.  Their dtype is that of the
+    weights unless given.
 
     Raises:
         ValueError: no module has such a name.
@@ -148,7 +149,7 @@ def attach(model: QwenVL, spec: AdapterSpec, dropout: float = 0.0, seed: int = 0
         if not chosen:
             continue
         found = True
-        layer.adapter = FusedAdapter(modules, parameter.shape[0], spec, layer.weight.dtype.name.lower())
+        layer.adapter = FusedAdapter(modules, parameter.shape[0], spec, dtype or layer.weight.dtype.name.lower())
         layer.adapter.dropout = dropout
         for name in chosen:
             _initialise(layer.adapter.parts[_leaf(name)], name, seed)

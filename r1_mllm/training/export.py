@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config.lora import ExportConfig
 from ..models import adapter_files
-from ..models.weights import load_pretrained, save_pretrained
+from ..models.weights import load_pretrained, resolve, save_pretrained
 from ..runtime import MODEL, OUTPUT, Stop
 from .checkpoint import copy_companions
 
@@ -18,15 +18,16 @@ def export(config: ExportConfig) -> Path:
     if any(out.glob("*.safetensors")):
         raise Stop(f"{out} holds weights already; choose another --out", OUTPUT)
     try:
-        base = adapter_files.find_base(config.adapter, config.model)
+        adapter = resolve(config.adapter)
+        base = adapter_files.find_base(adapter, config.model)
         model = load_pretrained(base, dtype="auto")
-        adapter_files.merge_folder(model, config.adapter)
+        adapter_files.merge_folder(model, adapter)
         asked = None if config.torch_dtype == "auto" else config.torch_dtype
         save_pretrained(model, out, dtype=asked)
     except ValueError as error:
         raise Stop(str(error), MODEL) from error
     except OSError as error:
         raise Stop(f"{out} cannot be written: {error}", OUTPUT) from error
-    copy_companions(Path(config.adapter), out)
+    copy_companions(adapter, out)
     copy_companions(base, out)
     return out

@@ -13,7 +13,7 @@ from ..config import GrpoConfig
 from ..models import adapter_files, lora
 from ..models.lora import AdapterSpec
 from ..models.qwen_vl import QwenVL
-from ..models.weights import load_pretrained, save_pretrained
+from ..models.weights import load_pretrained, resolve, save_pretrained
 from ..runtime import MODEL, Stop
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def load_start(source: Path, config: GrpoConfig) -> QwenVL:
     model = load_model(source, config)
     if config.lora.adapter:
         try:
-            adapter_files.merge_folder(model, config.lora.adapter)
+            adapter_files.merge_folder(model, resolve(config.lora.adapter))
         except ValueError as error:
             raise Stop(str(error), MODEL) from error
     return model
@@ -110,10 +110,10 @@ def _with_adapters(source: Path, config: GrpoConfig, resumed: Path | None) -> Qw
     if config.model.freeze_language:
         raise Stop("use_peft and freeze_language: adapters keep the language model's weights as they are; choose one")
     model = load_model(source, config)
-    start = resumed or settings.adapter
     name = config.model.model_name_or_path
     base = str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name
     try:
+        start = resumed or (resolve(settings.adapter) if settings.adapter else None)
         if start:
             spec = replace(adapter_files.read_spec(start), base=base)
         else:

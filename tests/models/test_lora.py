@@ -9,12 +9,14 @@ import numpy as np
 import paddle
 import pytest
 
+from r1_mllm.config.lora import ExportConfig
 from r1_mllm.data.pack import pack, supervised_pair
 from r1_mllm.models import adapter_files, lora, team, threads
 from r1_mllm.models.lora import AdapterSpec
 from r1_mllm.models.weights import load_pretrained, save_pretrained
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.rollout.decoder import Decoder
+from r1_mllm.training.export import export
 
 ROOT = Path(__file__).parents[2]
 ORACLE = ROOT / ".venv-oracle" / "bin" / "python"
@@ -201,6 +203,22 @@ def test_a_saved_adapter_comes_back_to_the_bit_and_its_base_with_it(batches, tmp
         lora.merge(model)
         whole = adapter_files.load_any(tmp_path)
         assert (whole.token_logp(batches[0]).numpy() == model.token_logp(batches[0]).numpy()).all()
+
+
+def test_a_bfloat16_base_is_merged_in_float32_and_rounded_once(tmp_path):
+    source = MODELS / "q25_tied_nested_bf16"
+    exact = load_pretrained(source)
+    lora.attach(exact, AdapterSpec(2, 3.0, ALL, ".*visual.*", str(source)), seed=4)
+    for _, adapter in lora.adapters(exact):
+        adapter.b.set_value(np.random.default_rng(1).normal(0, 0.05, adapter.b.shape).astype(np.float32))
+    adapter_files.save(exact, tmp_path / "adapter")
+    out = export(ExportConfig(adapter=str(tmp_path / "adapter"), out=str(tmp_path / "out")))
+    lora.merge(exact)
+    found = load_pretrained(out, dtype="auto")
+    assert found.dtype == "bfloat16"
+    for (name, ours), (_, theirs) in zip(found.named_parameters(), exact.named_parameters(), strict=True):
+        want = theirs.astype("bfloat16").astype("float32").numpy()
+        np.testing.assert_array_equal(ours.astype("float32").numpy(), want, err_msg=name)
 
 
 def test_an_adapter_that_does_not_fit_is_one_message(tmp_path):
