@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from r1_mllm import __version__
-from r1_mllm.config import SftConfig
+from r1_mllm.config import GrpoConfig, SftConfig
 from r1_mllm.config.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -370,3 +370,45 @@ def test_requirements_say_what_pyproject_says():
     listed = re.findall(r'"([^"]+)"', project.split("\ndependencies = [")[1].split("\n]")[0])
     cpu_extra = re.findall(r'"([^"]+)"', re.search(r"^cpu = \[(.*)\]", project, re.MULTILINE)[1])
     assert pins((ROOT / "requirements.txt").read_text().splitlines()) == pins(listed + cpu_extra)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_dapo_runs_the_embedded_default_without_a_gpu(cpu, shell):
+    done, calls = cpu.run("run_dapo_math.sh", shell=shell)
+    assert done.returncode == 0 and done.stdout.startswith("No GPU here and nothing else given"), done.stderr
+    assert calls == [["-m", "r1_mllm", "quickstart", "--task", "math_boxed"]]
+
+
+def test_dapo_on_8_gpus_passes_what_its_config_says(eight_gpus, monkeypatch):
+    _, (call,) = eight_gpus.run("run_dapo_math.sh")
+    words = call[call.index("grpo") + 1 :]
+    monkeypatch.chdir(ROOT)
+    typed = parse(GrpoConfig, words, "grpo")
+    named = parse(GrpoConfig, ["--config", "configs/dapo_math_7b.yaml"], "grpo")
+    at_root = replace(named.data, dataset_name=str(ROOT / named.data.dataset_name), image_root=".",
+                      prompt_template=str(ROOT / named.data.prompt_template))  # fmt: skip
+    assert typed == replace(named, data=at_root)
+    prompts = typed.training.per_device_train_batch_size * typed.training.gradient_accumulation_steps * 8
+    assert (prompts, typed.rollout.num_generations, typed.training.mini_batch_size * 8) == (64, 16, 8)
+    assert (typed.objective.dual_clip, typed.reward.overlong_buffer) == (10, 1024)
+    assert typed.settled_reward.length_limit == 8192
+
+
+def test_dapo_takes_the_variables_and_flags_people_know(eight_gpus):
+    _, (call,) = eight_gpus.run("run_dapo_math.sh", "--max_steps", "3", GPUS="2", BATCH_SIZE="16", DATASET="data")
+    found = flags(call)
+    assert (found["gradient_accumulation_steps"], found["mini_batch_size"], found["max_steps"]) == ("8", "4", "3")
+    assert found["dataset_name"] == "data"
+
+
+def test_mathematics_is_fetched_and_converted_source_by_source(cpu):
+    (cpu.folder / "data").unlink()
+    (cpu.folder / "data" / "math").mkdir(parents=True)
+    (cpu.folder / "data" / "math" / "wemath.parquet").touch()
+    done, calls = cpu.run("prepare_math.sh", "--prompt_tail", "")
+    assert done.returncode == 0 and calls[0] == ["-m", "r1_mllm", "data", "prepare", "math", "--out", "data"]
+    written = [call[call.index("--out") + 1] for call in calls[1:]]
+    names = "geometry3k mathvision polymath scemqa_choice scemqa_free".split()
+    assert written == [f"data/math/{name}.parquet" for name in names] and "wemath.parquet is already" in done.stdout
+    text = (ROOT / "configs" / "dapo_math.yaml").read_text()
+    assert all(f"data/math/{name}.parquet" in text for name in [*names, "wemath"])

@@ -65,6 +65,7 @@ _SUPERCLEVR = (
     ),
 )
 _GUI_ROWS = "https://raw.githubusercontent.com/om-ai-lab/VLM-R1/main/src/open-r1-multimodal/data_jsonl"
+_SCEMQA = "https://github.com/SceMQA/SceMQA"
 SOURCES: dict[str, tuple[Source, ...]] = {
     "rec": (
         Source(f"{BUNDLES}/playground/r1_mllm/REC.tar", "REC", _REC_ROWS),
@@ -99,6 +100,13 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source(f"{_GUI_ROWS}/gui_multi-image.jsonl", "gui_multi-image.jsonl", (("", None),)),
         Source(f"{_RESOLVED}/gui_multi-image.zip", "gui_multi-image"),
     ),
+    "math": (
+        Source("hiyouga/geometry3k", "geometry3k", is_repo=True),
+        Source("MathLLMs/MathVision", "mathvision", is_repo=True),
+        Source("him1411/polymath", "polymath", is_repo=True),
+        Source(f"{_SCEMQA}/archive/refs/heads/main.zip", "SceMQA-main", also=("SceMQA-main.zip",)),
+        Source("We-Math/We-Math", "wemath", is_repo=True),
+    ),
     "curriculum": (Source("ZTE-AIM/Curr-ReFT-data", "curriculum", is_repo=True, also=("grpo_sft_data.zip",)),),
 }
 
@@ -111,7 +119,7 @@ def prepare(
     What is already there stays.  Every folder appears complete or not at all.
 
     Args:
-        kind: rec, counting, geometry, sat, ood, gui or curriculum.
+        kind: rec, counting, geometry, sat, ood, gui, math or curriculum.
         from_archive: a local archive or label file instead of the network; its name says which of the kind's parts it
             is (REC.tar, train2014.zip, refgta.zip ...), any other name stands for the first one, the bundle.
         any_count: accept other numbers of rows than the published ones, for subsets.

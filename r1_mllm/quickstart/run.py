@@ -19,7 +19,8 @@ from ..report.page import write_report
 from ..training import checkpoint, grpo, sft
 from ..training.optimizer import AdamW
 from . import small_model
-from .warm_start import PROMPTS, Annotator, batches
+from .dapo import dapo
+from .warm_start import PROMPTS, SCENES, Annotator, batches
 
 SIDE = 84
 BATCH = 16
@@ -64,6 +65,9 @@ RECIPES = {
     "geometry": Recipe(
         (Stage(700, 4, True), Stage(250, 4, False)), 200, 4, figures=("area", "perimeter"), max_completion_length=20
     ),
+    "math_boxed": Recipe(
+        (Stage(700, 4, True), Stage(250, 4, False)), 120, 4, figures=("area", "perimeter"), max_completion_length=20
+    ),
     "spatial": Recipe((Stage(700, 1, True), Stage(400, 2, True), Stage(150, 2, False)), 200, 2),
 }
 SMOKE = Recipe(
@@ -75,7 +79,8 @@ SMOKE = Recipe(
 class QuickstartConfig:
     """The embedded default."""
 
-    task: Literal["rec", "counting", "geometry", "spatial"] = "rec"
+    task: Literal["rec", "counting", "geometry", "math_boxed", "spatial"] = "rec"
+    """math_boxed: geometry scenes with boxed answers, trained with DAPO."""
     output_dir: str | None = None
     """None: runs/quickstart for rec, runs/quickstart-TASK for the others; -smoke is added to that of a smoke run."""
     seed: int = 0
@@ -103,7 +108,7 @@ def run(config: QuickstartConfig) -> Path:
     if config.overwrite_output_dir and folder.exists():
         checkpoint.move_aside(folder)
     train, test = write_splits(
-        config.task,
+        SCENES.get(config.task, config.task),
         recipe.num_train,
         folder / "data",
         recipe.num_test,
@@ -119,7 +124,8 @@ def run(config: QuickstartConfig) -> Path:
         unfinished = folder / "warm_start.unfinished"
         warm_up(config, recipe, unfinished, clock)
         unfinished.rename(warm)
-    grpo.train(grpo_config(config, recipe, folder, train, test))
+    made = grpo_config(config, recipe, folder, train, test)
+    grpo.train(dapo(made) if config.task == "math_boxed" else made)
     clock.tell("GRPO and the evaluations before and after are done")
     report = write_report(folder)
     clock.tell(f"report: {report}")

@@ -25,6 +25,8 @@ from ..tasks.templates import load_templates
 
 STOP = "<|im_end|>"
 PROMPTS = Path(__file__).with_name("prompts.yaml")
+SCENES = {"math_boxed": "geometry"}
+"""Task -> whose scenes it asks about, where that is another one."""
 
 
 def written_answer(task: str, row: dict[str, Any], value: Any) -> str:
@@ -33,6 +35,8 @@ def written_answer(task: str, row: dict[str, Any], value: Any) -> str:
         caption = row["normal_caption"]
         box = json.dumps([round(side) for side in value])
         return f'<think>{caption}</think><answer>{{"bbox_2d": {box}}}</answer>'
+    if task == "math_boxed":
+        return f"{row.get('thought', value)} \\boxed{{{value}}}"
     return f"<think>{row.get('thought', value)}</think><answer>{value}</answer>"
 
 
@@ -42,14 +46,15 @@ class Annotator:
     def __init__(self, task: str, seed: int, **options: Any):
         """Args: options: fields of data.synthetic.SceneOptions."""
         self.name, self.task, self.options = task, get_task(task), options
+        self.scenes = SCENES.get(task, task)
         self.rng = np.random.default_rng(seed)
         self.templates = load_templates(PROMPTS)
 
     def pair(self, max_objects: int, careful: bool) -> tuple[Image.Image, list[dict[str, Any]], str]:
         """A picture, the messages that ask about it, and an answer: the right one, or a careless one."""
-        image, row = scene(self.name, self.rng, max_objects=max_objects, **self.options)
+        image, row = scene(self.scenes, self.rng, max_objects=max_objects, **self.options)
         example = self.task.example({**row, "image": "scene.png"}, "scene")
-        value = example.answer if careful else weak_answer(self.name, row, self.rng)
+        value = example.answer if careful else weak_answer(self.scenes, row, self.rng)
         return (
             image,
             self.task.messages(example, templates=self.templates, view_units="seen_px"),

@@ -22,6 +22,7 @@ PREPARED_FOLDERS = {
     "data/SAT": "sat",
     "data/CV-Bench": "sat",
     "data/curriculum": "curriculum",
+    "data/math": "math (scripts/prepare_math.sh converts it too)",
 }
 """Where `r1-mllm data prepare KIND` puts the data sets that scripts train on."""
 ENTRY_KEYS = ("json_path", "sampling_strategy", "task", "image_root", "split", "form")
