@@ -2,7 +2,10 @@
 """Supervised runs on a tiny real model: what is learnt, kept, frozen, resumed and exported."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,3 +281,26 @@ def test_the_embedded_default_runs_in_miniature(tmp_path):
     assert first["messages"][0]["content"].startswith("<image>") and "<answer>" in first["messages"][1]["content"]
     lines = read_lines(folder / "metrics.jsonl")
     assert lines[-2]["eval/loss"] < lines[0]["eval/loss"] and (folder / "eval_after.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(files, tmp_path):
+    words = ["-m", "r1_mllm", "sft", "--model_name_or_path", CHECKPOINT, "--dataset_name", files / "train.jsonl"]
+    words += ["--eval_dataset_name", files / "held.jsonl", "--max_steps", "3", "--learning_rate", "1e-2"]
+    words += ["--use_peft", "--lora_dropout", "0", "--report_to", "none"]
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path / "log", sys.executable]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")}
+    lines = []
+    for folder, before, batch in ((tmp_path / "one", [], 2), (tmp_path / "two", launch, 1)):
+        command = [sys.executable, *before, *words, "--per_device_train_batch_size", batch, "--output_dir", folder]
+        done = subprocess.run(
+            [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines.append(read_lines(folder / "metrics.jsonl"))
+    for one, two in zip(*lines, strict=True):
+        for name in ("loss", "eval/loss", "grad_norm", "num_tokens", "epoch"):
+            assert one.get(name, 0.0) == pytest.approx(two.get(name, 0.0), rel=1e-4), name
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], atol=2e-4, err_msg=name)
