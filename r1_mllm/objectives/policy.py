@@ -73,7 +73,7 @@ def _clipped(log_ratio: paddle.Tensor, advantages: paddle.Tensor, config: Object
     if config.delta is not None:
         ratio = paddle.clip(ratio, max=config.delta)
     objective = paddle.minimum(ratio * advantages, clipped * advantages)
-    if config.dual_clip is not None:  # Ye et al. 2020 (arXiv:1912.09729), equation 5
+    if config.dual_clip is not None:  # Ye et al. 2020, arXiv:1912.09729
         floor = paddle.maximum(objective, config.dual_clip * advantages)
         objective = paddle.where(advantages < 0, floor, objective)
     return -objective

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 256 << 20
 FOLDER = ".r1_mllm_pictures"
-FIELDS = ("image", "images", "image_bytes")
+FIELDS = ("image", "images", "image_bytes", "decoded_image", "image_path")
 
 
 class EmbeddedPictures:
