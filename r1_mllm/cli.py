@@ -90,6 +90,13 @@ def _quickstart_sft(argv: Sequence[str]) -> None:
     supervised(argv)
 
 
+def _quickstart_reject(argv: Sequence[str]) -> None:
+    runtime.require_paddle()
+    from .quickstart.rejection import main as rejection
+
+    rejection(argv)
+
+
 def _first_rank() -> bool:
     """Say whether this process speaks for all that Paddle's launcher started."""
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
@@ -263,6 +270,7 @@ COMMANDS = {
     "bench compare": Command("ratios between the peer's timings and ours", _bench("compare"), "bench.command"),
     "quickstart": Command("the main job on rendered scenes, in minutes on a CPU", _quickstart, "quickstart.run"),
     "quickstart sft": Command("supervised fine-tuning on rendered scenes", _quickstart_sft, "quickstart.supervised"),
+    "quickstart reject": Command("rejection fine-tuning on scenes", _quickstart_reject, "quickstart.rejection"),
 }
 
 
@@ -288,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-_TOOLS = (_score, _compare_results, _synthesize, _prepare, _convert, _messages, _report)
+_TOOLS = (_score, _compare_results, _synthesize, _prepare, _convert, _messages, _report, _table)
 """Commands that only read and write files: what they refuse is the files' fault, and a traceback would not help."""
 
 

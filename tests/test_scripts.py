@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -249,6 +250,70 @@ def test_the_test_command_leaves_out_what_is_slow_or_needs_more_and_passes_argum
 def test_quickstart_passes_its_flags(cpu):
     _, calls = cpu.run("quickstart.sh", "--smoke", shell="bash")
     assert calls == [["-m", "r1_mllm", "quickstart", "--smoke"]]
+
+
+def test_rejection_fine_tuning_samples_first_and_flags_go_to_their_command(cpu, tmp_path):
+    (tmp_path / "out/reject").mkdir(parents=True)
+    (tmp_path / "out/reject/messages.jsonl").touch()
+    variables = {"MODEL": "m m", "DATASET": "data", "OUTPUT_DIR": "out", "JUDGE_URL": "http://j/v1", "JUDGE_MODEL": "g"}
+    words = ["--threshold", "9 0", "--", "--max_steps", "7"]
+    done, (reject, sft) = cpu.run("run_reject_sft.sh", *words, IMAGE_ROOT="pictures", **variables)
+    assert done.returncode == 0, done.stderr
+    assert reject[:3] == ["-m", "r1_mllm", "reject"] and sft[:3] == ["-m", "r1_mllm", "sft"]
+    reject, sft = flags(reject), flags(sft)
+    assert (reject["threshold"], reject["judge_url"], reject["judge_model"]) == ("9 0", "http://j/v1", "g")
+    assert (reject["image_root"], reject["output_dir"], reject["num_generations"]) == ("pictures", "out/reject", "8")
+    assert "max_steps" not in reject and "threshold" not in sft and "image_root" not in sft
+    assert (sft["max_steps"], sft["dataset_name"], sft["output_dir"]) == ("7", "out/reject/messages.jsonl", "out/sft")
+    assert (sft["model_name_or_path"], sft["learning_rate"]) == ("m m", "2e-7")
+    assert sft["gradient_accumulation_steps"] == "32"
+
+
+def test_nothing_is_fine_tuned_when_no_answer_was_kept(cpu):
+    cpu.codes.write_text("65\n")
+    done, calls = cpu.run("run_reject_sft.sh", MODEL="m", DATASET="data")
+    assert done.returncode == 65 and len(calls) == 1
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_table_of_referring_expressions_has_four_columns_and_two_models(eight_gpus, shell):
+    done, calls = eight_gpus.run("eval_rec_table.sh", "--dtype", "float16", shell=shell, CHECKPOINT="my run/final")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 5 and all(call[0].endswith("eval/test_rec.py") for call in calls[:4])
+    asked = [flags(["r1_mllm", *call]) for call in calls[:4]]
+    models = [(one["model_path"], one["method"]) for one in asked]
+    assert models == [("Qwen/Qwen2.5-VL-3B-Instruct", "baseline")] * 2 + [("my run/final", "r1")] * 2
+    assert [one["image_root"] for one in asked] == ["data/coco", "data/refgta"] * 2
+    assert {(one["sample_num"], one["seed"], one["num_processes"], one["dtype"]) for one in asked} == {
+        ("500", "42", "8", "float16")
+    }
+    assert calls[0][-4:] == ["--test_datasets", "refcoco_val", "refcocop_val", "refcocog_val"]
+    columns = calls[4][calls[4].index("--columns") + 1 : calls[4].index("--row")]
+    titles = ["refcoco val", "refcoco+ val", "refcocog val", "RefGTA"]
+    assert [column.split("=")[1] for column in columns] == titles
+    done, _ = eight_gpus.run("eval_rec_table.sh", shell=shell)
+    assert done.returncode == 64 and "set CHECKPOINT" in done.stderr
+
+
+def test_without_a_gpu_the_table_and_rejection_run_their_embedded_defaults(cpu):
+    done, calls = cpu.run("eval_rec_table.sh", NUM="4")
+    assert done.returncode == 0 and done.stdout.startswith("No GPU here and nothing else given"), done.stderr
+    assert [call[2] for call in calls] == ["quickstart", "data", "data", "data", "data", "eval", "eval", "table"]
+    done, calls = cpu.run("run_reject_sft.sh", OUTPUT_DIR="o")
+    assert done.stdout.startswith("No GPU here and nothing else given")
+    assert calls[-1] == ["-m", "r1_mllm", "quickstart", "reject", "--output_dir", "o"]
+
+
+@pytest.mark.slow
+def test_the_embedded_table_is_printed_for_models_that_are_there(tmp_path):
+    for name in ("warm_start", "final"):
+        shutil.copytree(ROOT / "tests/golden/cases/e2e/checkpoint", tmp_path / "run" / name)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    environment = {"PATH": path, "HOME": str(tmp_path), "NUM": "3", "OUTPUT_DIR": "run"}
+    command = ["sh", str(SCRIPTS / "eval_rec_table.sh")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| R1 - before |" in done.stdout and done.stdout.count("0.00 (0.00 to 56.15), n 3") == 8
 
 
 def test_without_a_usable_python_an_environment_is_made_and_filled_once(cpu, tmp_path):
