@@ -18,6 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 ADVANTAGES, POLICY = "tests/objectives/test_advantages.py", "tests/objectives/test_policy.py"
 CONFORMANCE = "tests/training/test_conformance.py"
+LORA, ANSWERS = "tests/models/test_lora.py", "tests/processing/test_conversation.py"
 COLLECT = "tests/training/test_collect.py"
 
 
@@ -110,6 +111,15 @@ MUTANTS = [
     Mutant("data/mixture/overlap.py", "tuple(_hash(picture, known) for", "tuple(str(picture) for",
            "tests/training/test_curriculum.py"),
     Mutant("report/curriculum.py", "/ (len(means) - 1)", "/ len(means)", "tests/report/test_curriculum.py"),
+    Mutant("models/lora.py", "columns.append(paddle.zeros([x", "columns.insert(0, paddle.zeros([x", f"{LORA} -k dense"),
+    Mutant("models/lora.py", '("float32") * self.scale', '("float32")', f"{LORA} -k merged"),
+    Mutant("models/adapter_files.py", "_host(factor).T)", "_host(factor).reshape(factor.shape[::-1]))",
+           f"{LORA} -k comes_back"),
+    Mutant("models/qwen_vl.py", "        x.stop_gradient = False", "        x.stop_gradient = True", f"{LORA} -k recomp"),
+    Mutant("processing/conversation.py", "yield answer[: min(ends)], True", "yield answer, True", ANSWERS),
+    Mutant("data/pack.py", "advantages[earlier] = first_row, True", "advantages[earlier] = first_row, False", ANSWERS),
+    Mutant("training/step.py", 'phase_seed(seed, optimizer.num_steps, "dropout", number)', "None",
+           "tests/training/test_sft_run.py -k dropout_reaches"),
 ]  # fmt: skip
 
 

@@ -89,6 +89,8 @@ def _problems(config: SftConfig) -> Iterator[str]:
         yield "bf16 and fp16: choose one"
     if training.num_iterations != 1:
         yield f"num_iterations {training.num_iterations}: supervised steps are taken once per batch"
+    if training.mini_batch_size is not None:
+        yield f"mini_batch_size {training.mini_batch_size}: a batch is one supervised step"
     if config.data.form != ("open",):
         yield f"form {' '.join(config.data.form)}: conversations are learnt as they are"
     if config.optimizer.learning_rate < 0:

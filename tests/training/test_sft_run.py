@@ -241,8 +241,8 @@ def test_settings_and_rows_that_cannot_work_are_named(configure, tmp_path, files
     assert stop.value.code == DATA
     with pytest.raises(Stop, match="above max_length 20"):
         sft.train(configure(max_length=20, output_dir=str(tmp_path / "e")))
-    with pytest.raises(ValueError, match="num_iterations 2"):
-        configure(num_iterations=2)
+    with pytest.raises(ValueError, match=r"num_iterations 2.*mini_batch_size 1.*form judge"):
+        configure(num_iterations=2, mini_batch_size=1, form=("judge",))
     few = tmp_path / "few.jsonl"
     few.write_text((files / "train.jsonl").read_text().splitlines()[1] + "\n")
     few_rows = {"dataset_name": str(few), "image_root": str(files), "per_device_train_batch_size": 1}
