@@ -18,7 +18,7 @@ from ..config.flags import parse
 from ..data.mixture.pictures import PictureRoot
 from ..data.read import rows, splits
 from ..records import Example
-from ..tasks import get_task, named_task
+from ..tasks import ALIASES, TASKS, get_task, named_task
 from ..tasks.templates import Templates, load_templates
 from . import checkpoints, choosing, domains, metrics, shards
 from .evaluate import EvalResult, EvalSettings, answer_blocks, summarise
@@ -200,23 +200,19 @@ def held_out_split(path: Path) -> str | None:
 
 
 def guess_task(table: Sequence[dict[str, Any]]) -> str:
-    """Tell what the rows ask for: an option, a box, a whole number, or anything else that can be written."""
+    """Tell what the rows ask for: what they name, an option, a box, a whole number, or anything that can be written."""
     answers = [row.get("solution", row.get("ground_truth")) for row in table]
-    if any(isinstance(row.get("accu_reward_method"), str) for row in table):
-        return _named_task(table)
+    named = {named_task(row) for row in table}
+    if any(isinstance(row.get("accu_reward_method"), str) for row in table) and len(named) > 1:
+        raise ValueError(f"the rows name several tasks ({', '.join(map(str, sorted(named, key=str)))}); give --task")
+    if len(named) == 1 and named <= {*TASKS, *ALIASES}:
+        return get_task(named.pop()).name
     if all("correct_answer" in row or "choices" in row for row in table):
         return "spatial"
     if all(boxes.gold_box(answer) is not None for answer in answers):
         return "rec"
     whole = all(isinstance(a, int) or (isinstance(a, str) and tags.unwrap(a).isdecimal()) for a in answers)
     return "counting" if whole else "geometry"
-
-
-def _named_task(table: Sequence[dict[str, Any]]) -> str:
-    found = {named_task(row) for row in table}
-    if len(found) != 1 or None in found:
-        raise ValueError(f"the rows name several tasks ({', '.join(map(str, sorted(found, key=str)))}); give --task")
-    return found.pop()
 
 
 def draw(table: Sequence[Any], num: int, seed: int) -> list[Any]:

@@ -194,6 +194,10 @@ def test_sample_num_is_honoured_for_the_other_script_too(project):
 
 def test_the_answers_tell_the_task():
     assert guess_task([{"solution": [1, 2, 3, 4]}]) == "rec"
+    assert guess_task([{"solution": "cat, dog", "task": "classify"}] * 2) == "classification"
+    assert guess_task([{"accu_reward_method": "odLength"}, {"accu_reward_method": "od_ap"}]) == "open_detection"
+    with pytest.raises(ValueError, match=r"several tasks \(geometry, gui\); give --task"):
+        guess_task([{"accu_reward_method": "all_match"}, {"accu_reward_method": "math"}])
     assert guess_task([{"answers": ["2", "3"], "correct_answer": "3"}, {"choices": ["2"], "answer": "A"}]) == "spatial"
     assert guess_task([{"ground_truth": 4}, {"ground_truth": 11}]) == "counting"
     assert guess_task([{"ground_truth": 4}, {"ground_truth": "140\u00b0"}]) == "geometry"
