@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant("objectives/advantages.py", "low <= SAME * size", "low < 0", ADVANTAGES),
     Mutant("objectives/advantages.py", "centred * count /", "centred *", ADVANTAGES),
     Mutant("rewards.py", "np.nansum(parts * weights", "np.sum(parts * weights", ADVANTAGES),
-    Mutant("objectives/policy.py", "return -paddle.minimum(", "return -paddle.maximum(", POLICY),
+    Mutant("objectives/policy.py", "objective = paddle.minimum(", "objective = paddle.maximum(", POLICY),
     Mutant("objectives/policy.py", "1.0 - low, 1.0 + high)", "1.0 - high, 1.0 + low)", POLICY),
     Mutant("objectives/policy.py", "paddle.maximum(objective, config", "paddle.minimum(objective, config", POLICY),
     Mutant("training/collect.py", "lacking = collectives.gather_objects(wanted - len(mixed))",
