@@ -8,6 +8,7 @@ is.  What comes out depends on the seed and on the example (and on the data set'
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -146,7 +147,8 @@ def shown(example: Example, value: Any) -> str:
         return box_text(value)
     if isinstance(value, frozenset):
         return ", ".join(sorted(value))
-    return get_task(example.task).show(value)
+    text = get_task(example.task).show(value)
+    return text.removeprefix("```json\n").removesuffix("\n```")
 
 
 def is_box(value: Any) -> bool:
@@ -161,6 +163,9 @@ def _made(
     meta = {key: value for key, value in example.meta.items() if key not in ("siblings", "options")}
     meta |= {"open_question": example.question, "open_answer": example.answer, **extra}
     boxes_px = {text: value for text, value in values.items() if is_box(value)}
+    for listed in values.values():
+        if isinstance(listed, (list, tuple)) and all(isinstance(item, Mapping) for item in listed):
+            boxes_px |= {json.dumps([round(side, 1) for side in item["bbox_2d"]]): item["bbox_2d"] for item in listed}
     if boxes_px:
         meta["boxes_px"] = boxes_px
     return replace(example, form=form, question=question, answer=answer, meta=meta)
@@ -169,6 +174,8 @@ def _made(
 def _wrong(example: Example, rng: np.random.Generator, n: int) -> list[Any]:
     """Up to n wrong answers that look different from each other and from the right one."""
     right = shown(example, example.answer)
+    options = example.meta.get("options") or ()
+    n = min(n, len(options) - 1) if options else n
     found: dict[str, Any] = {}
     for value in get_task(example.task).distractors(example, rng, n):
         text = shown(example, value)

@@ -41,9 +41,9 @@ class EmbeddedConfig:
     """Scenes; every stage draws from all of them."""
     num_test: int = 512
     max_objects: int = 4
-    warm_up_open: int = 600
+    warm_up_open: int = 200
     """Supervised steps on right answers to open questions."""
-    warm_up_forms: int = 200
+    warm_up_forms: int = 600
     """Supervised steps on right answers in all three forms."""
     warm_up_weak: int = 200
     """Supervised steps on a weak annotator's answers in all three forms."""
