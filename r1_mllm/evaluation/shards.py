@@ -167,6 +167,8 @@ class SharedRows:
     def gather(self) -> list[dict[str, Any]]:
         """All rows in order; waits for the other processes."""
         sizes = None
+        if len(self.known) < self.num:
+            print(f"waiting for {self.num - len(self.known)} rows of the other processes")
         while len(self.known) < self.num:
             self.team.check()
             running = [process for process, _ in self.team.helpers if process.poll() is None]
