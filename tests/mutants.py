@@ -20,6 +20,8 @@ ADVANTAGES, POLICY = "tests/objectives/test_advantages.py", "tests/objectives/te
 CONFORMANCE = "tests/training/test_conformance.py"
 LORA, ANSWERS = "tests/models/test_lora.py", "tests/processing/test_conversation.py"
 COLLECT = "tests/training/test_collect.py"
+PASSK, SHARDS = "tests/evaluation/test_passk.py", "tests/evaluation/test_shards.py"
+CHOOSE, REJECT = "tests/rejection/test_choose.py", "tests/rejection/test_command.py"
 
 
 class Mutant(NamedTuple):
@@ -121,6 +123,21 @@ MUTANTS = [
     Mutant("data/pack.py", "advantages[earlier] = first_row, True", "advantages[earlier] = first_row, False", ANSWERS),
     Mutant("training/step.py", 'phase_seed(seed, optimizer.num_steps, "dropout", number)', "None",
            "tests/training/test_sft_run.py -k dropout_reaches"),
+    Mutant("evaluation/passk.py", "n - c + 1, n + 1)", "n - c, n)", f"{PASSK} -k subsets"),
+    Mutant("evaluation/passk.py", "(2.5, 97.5)", "(25, 75)", f"{PASSK} -k interval"),
+    Mutant("evaluation/passk.py", "problem.n < k]", "problem.n < 1]", f"{PASSK} -k above_n"),
+    Mutant("evaluation/shards.py", "self.team.rank :: self.team.world]", "self.team.rank :: 2]", f"{SHARDS} -k blocks"),
+    Mutant("evaluation/shards.py", "range(at, min(at + self.block, self.num))", "range(at, at + self.block)",
+           f"{SHARDS} -k blocks"),
+    Mutant("evaluation/sampling.py", "[sampling.asked.seed, first]", "[sampling.asked.seed]", f"{REJECT} -k good"),
+    Mutant("rejection/choose.py", "one.score > threshold]", "one.score >= threshold]", CHOOSE),
+    Mutant("rejection/choose.py", "(-(one.score or 0.0), one.num", "((one.score or 0.0), one.num", CHOOSE),
+    Mutant("rejection/choose.py", "max_ratio * min(free))", "max_ratio * max(free))", CHOOSE),
+    Mutant("rejection/command.py", "total = min(points, one.score)", "total = max(points, one.score)",
+           f"{REJECT} -k judge"),
+    Mutant("rejection/command.py", 'usable = sample["finished"] and ', "usable = ", f"{REJECT} -k good"),
+    Mutant("judge.py", "0.0 <= score <= 100.0", "0.0 <= score", "tests/test_judge.py"),
+    Mutant("report/curves.py", "math.log2 if log_x", "math.sqrt if log_x", "tests/report/test_curves.py"),
 ]  # fmt: skip
 
 

@@ -47,11 +47,12 @@ class Estimate:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate 1 - C(n - c, k) / C(n, k) from c right ones of n answers, as a product without factorials."""
+    """Unbiased estimate 1 - C(n - c, k) / C(n, k) from c right ones of n answers, as a product without factorials.
+
+    With fewer than k wrong answers one of the factors, that of i = k, is zero, and the estimate 1.
+    """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@{k} of {c} right answers among {n}: needs 0 <= c <= n and 1 <= k <= n")
-    if n - c < k:
-        return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 

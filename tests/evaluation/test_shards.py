@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from r1_mllm.config import EvalConfig, save_args
+from r1_mllm.config.flags import parse
 from r1_mllm.evaluation.command import main
+from r1_mllm.evaluation.passk_command import PasskConfig, PasskSettings
 from r1_mllm.evaluation.shards import SharedRows, Team, launched_place, start
+from r1_mllm.judge import JudgeConfig
+from r1_mllm.rejection.command import RejectConfig, RejectSettings
 from r1_mllm.runtime import Stop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +145,36 @@ def test_two_ranks_write_what_one_process_writes(words, project, monkeypatch):
         (path,) = (project / "two").iterdir()
         assert path.name.endswith(".json" if rank == "0" else "_r1_100.shard-1-of-2.partial.jsonl")
     assert results(project / "one") == results(project / "two") and results(project / "one")["num"] == 4
+
+
+@pytest.mark.slow
+def test_ranks_of_paddles_launcher_share_the_rows(words, project):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--run_mode", "collective"]
+    for command, logs in ((words, "one"), ([*launch, "--log_dir", "launch", *words], "two")):
+        command = [*command, "--logs_dir", logs]
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert results(project / "one") == results(project / "two") and results(project / "one")["num"] == 4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EvalConfig(checkpoints="a b/run", ood_datasets=("x", "y"), task="rec", sample_num=0),
+        PasskConfig(
+            PasskSettings(k_values=(1, 16), num_generations=16), EvalConfig(model_path="m", prompt_template="p")
+        ),
+        RejectConfig(
+            RejectSettings(domain_quota=("math=7", "a b=3"), score_by="judge"),
+            judge=JudgeConfig(judge_url="http://h:1/v1", judge_model="j"),
+        ),
+    ],
+    ids=["eval", "passk", "reject"],
+)
+def test_helpers_are_told_the_very_settings(config, tmp_path):
+    save_args(config, tmp_path / "helpers.yaml")
+    assert parse(type(config), ["--config", str(tmp_path / "helpers.yaml")], "prog") == config
 
 
 @pytest.mark.slow
