@@ -11,11 +11,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .. import runtime
 from ..config import EvalConfig, RewardConfig, RolloutConfig
 from ..config.flags import parse
+from ..curriculum import formed
 from ..judge import Item, Judge, JudgeConfig
 from ..report.curves import Curve, curve_chart
 from ..scoring import grade_line
@@ -44,8 +45,8 @@ class PasskSettings:
     top_p: float = 1.0
     top_k: int = 0
     """0 switches it off."""
-    form: str = "open"
-    """Of recorded answers whose rows do not say it: open, choice or judge."""
+    form: tuple[Literal["open", "judge", "choice"], ...] = ("open",)
+    """Ways in which each question is asked, counted apart; of recorded answers: the form of rows that do not say it."""
     regrade: bool = False
     """Grade recorded answers again where their rows have a verdict (`correct`) already."""
     judge_threshold: float = 85.0
@@ -129,7 +130,7 @@ def _pictures(row: Row) -> tuple[str, ...]:
 
 
 def _task_and_form(row: Row, where: str, config: PasskConfig) -> tuple[str, str]:
-    task, form = row.get("task") or config.eval.task, row.get("form") or config.passk.form
+    task, form = row.get("task") or config.eval.task, row.get("form") or config.passk.form[0]
     if task in (*FORMS, "open"):  # CR's --task_type
         task, form = row.get("task", task), task
     if not isinstance(task, str):
@@ -157,7 +158,8 @@ def _checked(config: PasskConfig) -> PasskConfig:
 
 def _sampled(config: PasskConfig) -> list[tuple[Row, str]] | None:
     """Sample what is not sampled yet; None in processes other than the first."""
-    sets, folder = load_sets(config.eval), Path(config.passk.output_dir)
+    folder = Path(config.passk.output_dir)
+    sets = [_in_form(config, data_set, form) for data_set in load_sets(config.eval) for form in config.passk.form]
     templates = load_templates(config.eval.prompt_template)
     told = dataclasses.replace(config, eval=dataclasses.replace(config.eval, num_processes=1))
     with shards.start(config.eval.num_processes, "passk", told, folder) as team:
@@ -169,6 +171,14 @@ def _sampled(config: PasskConfig) -> list[tuple[Row, str]] | None:
     return [
         (row, f"{data_set.path} ({row['where']})") for data_set, rows in zip(sets, found, strict=True) for row in rows
     ]
+
+
+def _in_form(config: PasskConfig, data_set: DataSet, form: str) -> DataSet:
+    """A data set whose open questions are asked in a form; rows that are a judge or a choice already stay so."""
+    if form == "open":
+        return data_set
+    examples = formed(data_set.examples, [form], config.eval.seed)
+    return dataclasses.replace(data_set, name=f"{data_set.name}_{form}", examples=examples)
 
 
 @dataclass
@@ -208,7 +218,13 @@ class _Asking:
         )
         more = {name: getattr(chosen, name) for name in ("num_generations", "temperature", "top_p", "top_k")}
         key = set_fingerprint(
-            settings, data_set, self.templates, self.model_dir, batch_size=settings.batch_size, sampling=more
+            settings,
+            data_set,
+            self.templates,
+            self.model_dir,
+            name=data_set.name,
+            batch_size=settings.batch_size,
+            sampling=more,
         )
         label = (settings.model_name or self.model_dir.name).lower().replace("/", "_")
         path = folder / f"samples_{data_set.name}_{label}_{settings.method}.json"

@@ -193,3 +193,16 @@ def test_answers_are_sampled_once_and_resumed(project, tmp_path, capsys):
     assert "has these samples already" in capsys.readouterr().out
     cli.main(["passk", "--input_file", str(samples), "--k_values", "2", "--output_dir", str(tmp_path / "three")])
     assert json.loads((tmp_path / "three/passk.json").read_text())["problems"][0]["n"] == 3
+
+
+def test_each_question_is_asked_in_each_form(project, tmp_path):
+    words = ["--model_path", str(CHECKPOINT), "--data_root", str(project / "data/rec_jsons_processed"), "--task", "rec"]
+    words += ["--test_datasets", "refcoco_val", "--image_root", str(project / "data/coco"), "--max_new_tokens", "2"]
+    words += ["--form", "open", "judge", "choice", "--num_generations", "2", "--k_values", "2", "--sample_num", "2"]
+    cli.main(["passk", *words, "--output_dir", str(tmp_path)])
+    lines = list(csv.DictReader((tmp_path / "passk.csv").open()))
+    found = [(line["task"], line["form"], line["num_problems"]) for line in lines]
+    assert found == [("rec", "open", "2"), ("rec", "judge", "2"), ("rec", "choice", "2"), ("all", "all", "6")]
+    (samples,) = tmp_path.glob("samples_refcoco_val_judge_*.json")
+    row = json.loads(samples.read_text())["results"][0]
+    assert "Is it right?" in row["prompt"] and isinstance(row["ground_truth"], bool)
