@@ -81,7 +81,7 @@ def run(config: EvalConfig) -> list[EvalResult]:
         raise runtime.Stop(str(error), runtime.DATA) from error
     runs = [config] if config.checkpoints is None else checkpoints.runs(config)
     if config.overwrite:
-        _forget(runs, found)
+        shards.forget([results_path(settings, data_set) for settings in runs for data_set in found])
         runs = [dataclasses.replace(settings, overwrite=False) for settings in runs]
     told = dataclasses.replace(config, num_processes=1, overwrite=False)
     with shards.start(config.num_processes, "eval", told, Path(config.logs_dir)) as team:
@@ -109,17 +109,6 @@ def _evaluate_runs(
             table, picture = checkpoints.write(config, reached)
             print(f"{table} and {picture} go up to step {settings.steps}")
     return results
-
-
-def _forget(runs: Sequence[EvalConfig], sets: Sequence[DataSet]) -> None:
-    """Delete what is there of these results."""
-    if shards.launched_place().world > 1:
-        raise runtime.Stop("--overwrite does not go with a launcher's processes: remove the results files first")
-    for settings in runs:
-        for data_set in sets:
-            path = results_path(settings, data_set)
-            SharedRows(path, "", 0, 1, Team()).remove()
-            path.unlink(missing_ok=True)
 
 
 def load_sets(config: EvalConfig) -> list[DataSet]:
@@ -278,9 +267,7 @@ def _load(model_dir: Path, config: EvalConfig) -> Any:
         raise runtime.Stop(str(error), runtime.MODEL) from error
 
 
-def set_fingerprint(
-    settings: EvalConfig, data_set: DataSet, templates: Templates, model_dir: Path, **more: Any
-) -> str:
+def set_fingerprint(settings: EvalConfig, data_set: DataSet, templates: Templates, model_dir: Path, **more: Any) -> str:
     """Name everything the rows of a data set depend on; `more` are settings of another command."""
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in LABELS}
     return fingerprint(
@@ -297,9 +284,7 @@ def settings_of(config: EvalConfig, data_set: DataSet) -> EvalConfig:
     return dataclasses.replace(config, **{name: getattr(data_set.settings, name) for name in choosing.OVERRIDES})
 
 
-def _answer_share(
-    config: EvalConfig, data_set: DataSet, templates: Templates, loaded: Any, shared: SharedRows
-) -> None:
+def _answer_share(config: EvalConfig, data_set: DataSet, templates: Templates, loaded: Any, shared: SharedRows) -> None:
     """Answer and grade this process's examples; rows are kept as they come."""
     if shared.known:
         print(f"{len(shared.known)} rows are answered already; going on from there")

@@ -27,7 +27,7 @@ from .evaluate import EvalSettings
 from .passk import Estimate, Problem, table
 from .recorded import Row, read_recorded
 from .sampling import Sampling, collect
-from .shards import Team
+from .shards import Team, forget
 
 FORMS = ("judge", "choice", "multi_choice")
 """Tasks that are forms of a question."""
@@ -161,11 +161,14 @@ def _sampled(config: PasskConfig) -> list[tuple[Row, str]] | None:
     folder = Path(config.passk.output_dir)
     sets = [_in_form(config, data_set, form) for data_set in load_sets(config.eval) for form in config.passk.form]
     templates = load_templates(config.eval.prompt_template)
+    if config.eval.overwrite:
+        forget([_samples_path(config, data_set) for data_set in sets])
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, overwrite=False))
     told = dataclasses.replace(config, eval=dataclasses.replace(config.eval, num_processes=1))
     with shards.start(config.eval.num_processes, "passk", told, folder) as team:
         model_dir = find_model(config.eval)
         asking = _Asking(config, templates, model_dir, team)
-        found = [asking.rows(data_set, folder) for data_set in sets]
+        found = [asking.rows(data_set) for data_set in sets]
     if team.rank != 0:
         return None
     return [
@@ -179,6 +182,12 @@ def _in_form(config: PasskConfig, data_set: DataSet, form: str) -> DataSet:
         return data_set
     examples = formed(data_set.examples, [form], config.eval.seed)
     return dataclasses.replace(data_set, name=f"{data_set.name}_{form}", examples=examples)
+
+
+def _samples_path(config: PasskConfig, data_set: DataSet) -> Path:
+    settings = settings_of(config.eval, data_set)
+    label = (settings.model_name or Path(settings.model_path).name).lower().replace("/", "_")
+    return Path(config.passk.output_dir) / f"samples_{data_set.name}_{label}_{settings.method}.json"
 
 
 @dataclass
@@ -206,7 +215,7 @@ class _Asking:
             self.loaded = load(self.model_dir, self.config.eval, rollout)
         return self.loaded
 
-    def rows(self, data_set: DataSet, folder: Path) -> list[Row] | None:
+    def rows(self, data_set: DataSet) -> list[Row] | None:
         settings, chosen = settings_of(self.config.eval, data_set), self.config.passk
         asked = EvalSettings(
             method=settings.method,
@@ -226,10 +235,7 @@ class _Asking:
             batch_size=settings.batch_size,
             sampling=more,
         )
-        label = (settings.model_name or self.model_dir.name).lower().replace("/", "_")
-        path = folder / f"samples_{data_set.name}_{label}_{settings.method}.json"
-        if settings.overwrite and self.team.world == 1:
-            path.unlink(missing_ok=True)
+        path = _samples_path(self.config, data_set)
         limits = RewardConfig(iou_threshold=settings.iou_threshold)
         sampling = Sampling(asked, chosen.num_generations, reward_config=limits)
         print(f"{data_set.name}: {chosen.num_generations} answers to each of {len(data_set.examples)} questions")

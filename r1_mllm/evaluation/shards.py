@@ -210,3 +210,12 @@ class SharedRows:
 def _numbered(line: Mapping[str, Any], position: int) -> tuple[int, dict[str, Any]]:
     """A line's example and row; a row without a number stands at its place."""
     return (line["index"], line["row"]) if set(line) == {"index", "row"} else (position, dict(line))
+
+
+def forget(paths: Sequence[Path]) -> None:
+    """Delete what is there of these results, finished or not; for `--overwrite`."""
+    if launched_place().world > 1:
+        raise Stop("--overwrite does not go with a launcher's processes: remove the results files first", USAGE)
+    for path in paths:
+        SharedRows(path, "", 0, 1, Team()).remove()
+        path.unlink(missing_ok=True)

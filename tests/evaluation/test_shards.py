@@ -17,7 +17,7 @@ from r1_mllm.config import EvalConfig, save_args
 from r1_mllm.config.flags import parse
 from r1_mllm.evaluation.command import main
 from r1_mllm.evaluation.passk_command import PasskConfig, PasskSettings
-from r1_mllm.evaluation.shards import SharedRows, Team, launched_place, start
+from r1_mllm.evaluation.shards import SharedRows, Team, forget, launched_place, start
 from r1_mllm.judge import JudgeConfig
 from r1_mllm.rejection.command import RejectConfig, RejectSettings
 from r1_mllm.runtime import Stop
@@ -85,6 +85,18 @@ def test_a_cut_line_is_answered_again(tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-4])
     assert shared(tmp_path, 1, 2).missing() == [[3], [6]]
+
+
+def test_overwriting_forgets_finished_and_unfinished_rows_of_that_name_only(tmp_path, monkeypatch):
+    shared(tmp_path, 1, 2).add([2], [row(2)])
+    shared(tmp_path, 0, 1).add([0], [row(0)])
+    for name in ("a_qwen2.5_r1.json", "a_qwen2.5_r1_more.json"):
+        (tmp_path / name).write_text("{}")
+    forget([tmp_path / "a_qwen2.5_r1.json"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a_qwen2.5_r1_more.json"]
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(Stop, match="remove the results files first"):
+        forget([tmp_path / "a_qwen2.5_r1_more.json"])
 
 
 def test_the_place_is_the_launchers(monkeypatch):
