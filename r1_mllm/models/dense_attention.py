@@ -2,11 +2,7 @@
 """Attention in dense rectangles, with a hand-written gradient.
 
 Every rectangle takes its rows straight from the fused [queries | keys | values] tensor by one gather each, so nothing
-is split, transposed or padded beforehand; what the forward pass keeps for the gradient is one tensor of weights.
-
-Where MKL is at hand (mkl.py) these weights are plain powers of the scores, and their sums divide the output instead: a
-softmax would be three passes more over the largest tensor there is.  Sums that could be inexact send a rectangle to
-the softmax.
+is split, transposed or padded beforehand; what the forward pass keeps for the gradient is the softmax alone.
 
 Shape letters: T tokens, D head size, A heads of a fused row (queries, keys and values), H query heads; a rectangle has
 B batches of Q queries and S keys.
@@ -22,7 +18,7 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import mkl
+from . import host
 
 MASKED = -1e9
 """Added to scores that must not count.  Finite: a row of -inf would make softmax NaN."""
@@ -56,18 +52,7 @@ class _Part:
     key: paddle.Tensor
     value: paddle.Tensor
     grad_rows: paddle.Tensor
-    seen: paddle.Tensor | None
-    """[B, Q, S]: 1 where a query looks at a key, 0 where not; None when all may look at all."""
-
-
-@dataclass
-class _Weights:
-    """What a part's queries make of its values."""
-
-    weights: paddle.Tensor
-    """[B, Q, S]: a softmax, or powers."""
-    inverse: paddle.Tensor | None
-    """[B * Q, D] one over each query's sum of powers, repeated; None for a softmax."""
+    mask: paddle.Tensor | None
 
 
 class DenseLayout:
@@ -105,12 +90,12 @@ def _pieces(rectangle: Rectangle) -> Iterator[Rectangle]:
 def _part(rectangle: Rectangle, num_rows: int, dtype: str) -> _Part:
     batch, num_q = rectangle.query.shape
     sizes = (batch, num_q, rectangle.key.shape[1])
-    seen = None
-    if rectangle.mask is not None:
-        seen = paddle.to_tensor(np.ascontiguousarray(np.broadcast_to(rectangle.mask == 0, sizes)), dtype=dtype)
+    mask = rectangle.mask
+    if mask is not None:
+        mask = paddle.to_tensor(np.ascontiguousarray(np.broadcast_to(mask, sizes)), dtype=dtype)
     home = np.where(rectangle.home < 0, num_rows, rectangle.home)  # padding reads the gradient's row of zeros
     rows = (rectangle.query, rectangle.key, rectangle.value, home)
-    return _Part(sizes, *(paddle.to_tensor(index.reshape(-1)) for index in rows), seen)
+    return _Part(sizes, *(paddle.to_tensor(index.reshape(-1)) for index in rows), mask)
 
 
 def _take(rows: paddle.Tensor, index: paddle.Tensor, batch: int) -> paddle.Tensor:
@@ -118,52 +103,56 @@ def _take(rows: paddle.Tensor, index: paddle.Tensor, batch: int) -> paddle.Tenso
     return paddle.gather(rows, index).reshape([batch, -1, rows.shape[1]])
 
 
-def _weigh(query: paddle.Tensor, key: paddle.Tensor, seen: paddle.Tensor | None) -> _Weights:
-    """query [B, Q, D], key [B, S, D]."""
-    head_dim, num_keys = query.shape[2], key.shape[1]
-    scores = paddle.matmul(query, key, transpose_y=True)
-    if mkl.serves(scores):
-        powers = mkl.power_(scores)
-        powers = powers if seen is None else powers.multiply_(seen)
-        sums = paddle.matmul(powers.reshape([-1, num_keys]), paddle.ones([num_keys, 1]))
-        if mkl.are_sure(sums):
-            return _Weights(powers, paddle.matmul(sums.reciprocal_(), paddle.ones([1, head_dim])))
-        scores = paddle.matmul(query, key, transpose_y=True)
-    if seen is not None:
-        scores = scores.add_((1 - seen) * MASKED)
-    return _Weights(F.softmax(scores), None)
-
-
-def _forward(rows: paddle.Tensor, layout: DenseLayout) -> tuple[paddle.Tensor, list[_Weights]]:
-    """rows [T * A, D] -> outputs [T * H, D] and the weights of every part."""
+def _forward(rows: paddle.Tensor, layout: DenseLayout) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """rows [T * A, D] -> outputs [T * H, D] and the softmax [B, Q, S] of every part."""
     outs, kept = [], []
     for part in layout.parts:
         batch = part.sizes[0]
-        found = _weigh(_take(rows, part.query, batch), _take(rows, part.key, batch), part.seen)
-        out = paddle.bmm(found.weights, _take(rows, part.value, batch)).reshape([-1, layout.head_dim])
-        outs.append(out if found.inverse is None else out.multiply_(found.inverse))
-        kept.append(found)
+        scores = paddle.matmul(_take(rows, part.query, batch), _take(rows, part.key, batch), transpose_y=True)
+        weights = _softmax(scores, part.mask)
+        outs.append(paddle.bmm(weights, _take(rows, part.value, batch)).reshape([-1, layout.head_dim]))
+        kept.append(weights)
     out = outs[0] if len(outs) == 1 else paddle.concat(outs)
     return paddle.gather(out, layout.back), kept
 
 
-def _backward_part(rows, grad_rows, out_rows, found: _Weights, part: _Part) -> list[paddle.Tensor]:
-    """Gradients of a part's query, key and value rows, each [B * N, D].
+def _softmax(scores: paddle.Tensor, mask: paddle.Tensor | None) -> paddle.Tensor:
+    """Softmax of scores + mask, both [B, Q, S]; scores are overwritten."""
+    if not host.serves(scores):
+        return F.softmax(scores if mask is None else scores.add_(mask))
+    rows = host.array(scores).reshape([-1, scores.shape[2]])
+    if mask is None:
+        host.loops().softmax(rows)
+    else:
+        host.loops().masked_softmax(rows, host.array(mask).reshape(rows.shape))
+    return scores
 
-    With o = P v and P = softmax(s): ds = P * (do v' - rowsum(do * o)).  The subtraction rides in the product: do gets
-    the column -rowsum(do * o) and v a column of ones.  With P = powers / sums, do is divided by the sums instead.
+
+def _softmax_gradient(weights, grad, value, out) -> paddle.Tensor:
+    """Gradient of a part's scores [B, Q, S] from that of its output, grad [B, Q, D].
+
+    With o = P v and P = softmax(s): ds = P * (do v' - rowsum(do * o)).  Where no loop does it, the subtraction rides in
+    the product: do gets the column -rowsum(do * o) and v a column of ones.
     """
+    if host.serves(weights):
+        grad_weights = paddle.matmul(grad, value, transpose_y=True)
+        rows = [part.reshape([-1, weights.shape[2]]) for part in host.arrays(weights, grad_weights)]
+        host.loops().softmax_gradient(*rows)
+        return grad_weights
+    batch, _, head_dim = grad.shape
+    minus = paddle.matmul((grad * out).reshape([-1, head_dim]), paddle.full([head_dim, 1], -1.0, grad.dtype))
+    wide_grad = paddle.concat([grad, minus.reshape([batch, -1, 1])], axis=2)
+    wide_value = paddle.concat([value, paddle.ones([batch, value.shape[1], 1], grad.dtype)], axis=2)
+    return paddle.matmul(wide_grad, wide_value, transpose_y=True).multiply_(weights)
+
+
+def _backward_part(rows, grad_rows, out_rows, weights, part: _Part) -> list[paddle.Tensor]:
+    """Gradients of a part's query, key and value rows, each [B * N, D]."""
     batch, head_dim = part.sizes[0], rows.shape[1]
     grad, out = _take(grad_rows, part.grad_rows, batch), _take(out_rows, part.grad_rows, batch)
     query, key = _take(rows, part.query, batch), _take(rows, part.key, batch)
-    value, weights = _take(rows, part.value, batch), found.weights
-    if found.inverse is not None:
-        grad = grad.multiply_(found.inverse.reshape(grad.shape))
     grad_value = paddle.matmul(weights, grad, transpose_x=True)
-    minus = paddle.matmul((grad * out).reshape([-1, head_dim]), paddle.full([head_dim, 1], -1.0, rows.dtype))
-    wide_grad = paddle.concat([grad, minus.reshape([batch, -1, 1])], axis=2)
-    wide_value = paddle.concat([value, paddle.ones([batch, value.shape[1], 1], rows.dtype)], axis=2)
-    grad_scores = paddle.matmul(wide_grad, wide_value, transpose_y=True).multiply_(weights)
+    grad_scores = _softmax_gradient(weights, grad, _take(rows, part.value, batch), out)
     grad_query = paddle.bmm(grad_scores, key)
     grad_key = paddle.matmul(grad_scores, query, transpose_x=True)
     return [tensor.reshape([-1, head_dim]) for tensor in (grad_query, grad_key, grad_value)]
@@ -174,21 +163,20 @@ class _DenseAttention(PyLayer):
     def forward(ctx, qkv, layout):
         rows = qkv.reshape([-1, layout.head_dim])
         out, kept = _forward(rows, layout)
-        ctx.save_for_backward(rows, out)
-        ctx.kept, ctx.layout, ctx.width = kept, layout, qkv.shape[1]
+        ctx.save_for_backward(rows, out, *kept)
+        ctx.layout, ctx.width = layout, qkv.shape[1]
         return out.reshape([-1, layout.width])
 
     @staticmethod
     def backward(ctx, grad):
         layout = ctx.layout
-        rows, out = ctx.saved_tensor()
+        rows, out, *kept = ctx.saved_tensor()
         grad = grad.reshape([-1, layout.head_dim])
         if layout.padded:
             zero = paddle.zeros([1, layout.head_dim], grad.dtype)
             grad, out = paddle.concat([grad, zero]), paddle.concat([out, zero])
-        parts = zip(ctx.kept, layout.parts, strict=True)
+        parts = zip(kept, layout.parts, strict=True)
         found = [part for weights, p in parts for part in _backward_part(rows, grad, out, weights, p)]
-        ctx.kept = None
         grad_rows = paddle.scatter(paddle.zeros_like(rows), layout.sources, paddle.concat(found), overwrite=False)
         return grad_rows.reshape([-1, ctx.width])
 

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probabilities of given tokens, block by block, so that [S, V] never exists at once, forward or backward.
 
-Where MKL is at hand (mkl.py) a block is kept as plain powers of its logits with one sum per row, and everything else
-rides in products with [S, C] rows; a softmax and its gradient would be six passes more over [S, V].
-
 Shape letters: S scored tokens, C hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import paddle
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import mkl
+from . import host
 
 BLOCK_ELEMENTS = 1 << 23
 """Logits per block (32 MB in float32); the block before the last gradient is computed anew in the backward pass."""
@@ -48,70 +43,55 @@ def _logp(logits, probs, targets):
     return paddle.log(chosen)
 
 
-@dataclass
-class _Block:
-    """A block's distributions: rows of `weights` [S, V] sum to `sums` [S, 1]; None stands for ones."""
-
-    weights: paddle.Tensor
-    sums: paddle.Tensor | None
-
-
-def _block(hidden, weight, targets, temperature) -> tuple[_Block, paddle.Tensor]:
-    """Return the distributions and the log-probability [S] of targets [S, 1]."""
-    if mkl.serves(hidden):
-        rows = hidden if temperature == 1.0 else hidden * (1.0 / temperature)
-        powers = mkl.power_(paddle.matmul(rows, weight, transpose_y=True))
-        sums = paddle.matmul(powers, paddle.ones([weight.shape[0], 1]))
-        if mkl.are_sure(sums):
-            chosen = rows * paddle.gather(weight, targets.reshape([-1]))
-            picked = paddle.matmul(chosen, paddle.ones([weight.shape[1], 1]))
-            return _Block(powers, sums), (picked - paddle.log(sums)).reshape([-1])
-    logits, probs = _probabilities(hidden, weight, temperature)
-    return _Block(probs, None), _logp(logits, probs, targets)
+def _distribution(hidden, weight, targets, temperature):
+    """Return the probabilities [S, V] and the log-probability [S] of targets [S, 1]."""
+    if not host.serves(hidden):
+        logits, probs = _probabilities(hidden, weight, temperature)
+        return probs, _logp(logits, probs, targets)
+    rows = hidden if temperature == 1.0 else hidden * (1.0 / temperature)
+    logits, logp = paddle.matmul(rows, weight, transpose_y=True), paddle.empty([hidden.shape[0]])
+    host.loops().pick_logp(host.array(logits), targets.numpy().reshape([-1]), host.array(logp))
+    return logits, logp
 
 
-def _block_gradient(block: _Block, grad, hidden, weight, targets, wants_weight: bool):
-    """Turn grad [S, 1], the gradient of logp over the temperature, into those of hidden and weight (or None).
-
-    d logp / d logits = onehot - weights / sums = -(weights - sums * onehot) / sums.
-    """
-    if block.sums is None:
-        scale, ones = -grad, paddle.ones_like(grad)
-    else:
-        scale, ones = -grad / block.sums, block.sums
-    slope = block.weights.put_along_axis_(targets, -ones, 1, reduce="add")
-    slope = slope if slope.dtype == hidden.dtype else slope.astype(hidden.dtype)
-    scale = scale.astype(hidden.dtype)
-    grad_hidden = paddle.matmul(slope, weight).multiply_(scale)
-    return grad_hidden, paddle.matmul(slope, hidden * scale, transpose_x=True) if wants_weight else None
+def _slope(probs, targets, grad):
+    """Turn probs [S, V] into the gradient of the logits, from grad [S] of the targets' log-probabilities."""
+    if host.serves(probs):
+        host.loops().pick_logp_gradient(host.array(probs), targets.numpy().reshape([-1]), host.array(grad))
+        return probs
+    scale = grad.reshape([-1, 1])
+    return probs.multiply_(-scale).put_along_axis_(targets, scale, 1, reduce="add")
 
 
 class _TokenLogp(PyLayer):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
         blocks = _blocks(hidden.shape[0], weight.shape[0])
-        logps, block = [], None
+        logps, probs = [], None
         for start, end in blocks:
-            block, logp = _block(hidden[start:end], weight, targets[start:end], temperature)
+            probs, logp = _distribution(hidden[start:end], weight, targets[start:end], temperature)
             logps.append(logp)
+        kept = probs if len(blocks) == 1 else None  # one block: keep it, there is nothing to save
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.block = block if len(blocks) == 1 else None  # one block: keep it, there is nothing to save
-        ctx.temperature, ctx.blocks = temperature, blocks
+        ctx.probs, ctx.temperature, ctx.blocks = kept, temperature, blocks
         return paddle.concat(logps) if len(logps) > 1 else logps[0]
 
     @staticmethod
     def backward(ctx, grad):
         hidden, weight, targets = ctx.saved_tensor()
-        grad = (grad * (1.0 / ctx.temperature)).reshape([-1, 1])
+        wants_weight = not weight.stop_gradient
         grads_hidden, grad_weight = [], None
         for start, end in ctx.blocks:
-            rows, chosen = hidden[start:end], targets[start:end]
-            block = ctx.block or _block(rows, weight, chosen, ctx.temperature)[0]
-            found, part = _block_gradient(block, grad[start:end], rows, weight, chosen, not weight.stop_gradient)
-            grads_hidden.append(found)
-            if part is not None:
+            rows = hidden[start:end]
+            chosen, probs = targets[start:end], ctx.probs
+            if probs is None:
+                probs = _distribution(rows, weight, chosen, ctx.temperature)[0]
+            slope = _slope(probs, chosen, grad[start:end] * (1.0 / ctx.temperature)).astype(rows.dtype)
+            grads_hidden.append(paddle.matmul(slope, weight))
+            if wants_weight:
+                part = paddle.matmul(slope, rows, transpose_x=True)
                 grad_weight = part if grad_weight is None else grad_weight.add_(part)
-        ctx.block = None
+        ctx.probs = None
         grad_hidden = paddle.concat(grads_hidden) if len(grads_hidden) > 1 else grads_hidden[0]
         return grad_hidden, grad_weight, None
 

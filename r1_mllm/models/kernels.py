@@ -9,16 +9,12 @@ Shape letters: T tokens, C hidden size, I intermediate size, N output size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import paddle
-from paddle import _C_ops
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import fast_ops, mkl
+from . import fast_ops, host, mkl
 
-_HAS_QUANT_NORM = hasattr(_C_ops, "fused_rms_norm_quant")
 _swiglu_kernel = F.swiglu if hasattr(F, "swiglu") else paddle.incubate.nn.functional.swiglu  # moved in Paddle 3.3
 
 
@@ -66,53 +62,36 @@ def _rms_norm_plain(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> padd
     return (x32 * scale).astype(x.dtype) * weight
 
 
-def _rms_norm_fused(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
-    return _C_ops.fused_rms_norm_quant(x, None, None, weight, None, eps, 1, -1.0, 0, 0.0, 0.0)[0]
-
-
-def _row_mean(x: paddle.Tensor) -> paddle.Tensor:
-    """Return the mean of each row of x [T, C] as [T, 1]; a product with a column is faster than a reduction."""
-    return paddle.matmul(x, paddle.full([x.shape[1], 1], 1.0 / x.shape[1], x.dtype))
+def _rms_norm_looped(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
+    out = paddle.empty_like(x)
+    host.loops().rms_norm(*host.arrays(x, weight), eps, host.array(out))
+    return out
 
 
 class _RMSNorm(PyLayer):
-    """The CPU kernel has no gradient of its own."""
+    """For tensors that `host` serves."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return _rms_norm_fused(x, weight, eps)
+        return _rms_norm_looped(x, weight, eps)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
-        width = x.shape[1]
-        scale = paddle.rsqrt(_row_mean(x * x) + ctx.eps)
-        grad_times_x = grad * x
-        grad_weight = None
-        if not weight.stop_gradient:
-            grad_weight = paddle.matmul(scale, grad_times_x, transpose_x=True).reshape([-1])
-        if x.stop_gradient:
-            return None, grad_weight
-        # Outer products spread rows and columns: half the time of broadcasting them.
-        along = paddle.matmul(grad_times_x, weight.reshape([-1, 1])) * (scale * scale * scale * (1.0 / width))
-        across = paddle.matmul(along, paddle.ones([1, width], x.dtype)).multiply_(x)
-        return paddle.matmul(scale, weight.reshape([1, -1])).multiply_(grad).subtract_(across), grad_weight
+        grad_x, grad_weight = paddle.empty_like(x), paddle.empty_like(weight)
+        host.loops().rms_norm_gradient(*host.arrays(x, weight, grad), ctx.eps, *host.arrays(grad_x, grad_weight))
+        return None if x.stop_gradient else grad_x, None if weight.stop_gradient else grad_weight
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
     """Divide each row of x [T, C] by its root mean square and scale by weight [C]; statistics in float32."""
-    if _HAS_QUANT_NORM and x.dtype == paddle.float32 and on_cpu():
-        if not paddle.is_grad_enabled() or (x.stop_gradient and weight.stop_gradient):
-            return _rms_norm_fused(x, weight, eps)
-        return _RMSNorm.apply(x, weight, eps)
-    return _rms_norm_plain(x, weight, eps)
-
-
-def rms_norm_without_gradient(dtype: str) -> Callable[[paddle.Tensor, paddle.Tensor, float], paddle.Tensor]:
-    """Give the function that does `rms_norm` for this dtype and device where nothing is recorded."""
-    return _rms_norm_fused if _HAS_QUANT_NORM and dtype == "float32" and on_cpu() else _rms_norm_plain
+    if not (host.serves(x) and weight.dtype == x.dtype):
+        return _rms_norm_plain(x, weight, eps)
+    if not paddle.is_grad_enabled() or (x.stop_gradient and weight.stop_gradient):
+        return _rms_norm_looped(x, weight, eps)
+    return _RMSNorm.apply(x, weight, eps)
 
 
 def _gate_and_up(x, gate_up, bias) -> list[paddle.Tensor]:
@@ -130,25 +109,22 @@ def _gate_and_up(x, gate_up, bias) -> list[paddle.Tensor]:
 
 
 class _GatedMLP(PyLayer):
-    """residual + down(silu(gate(x)) * up(x)) with a hand-written gradient; for tensors that mkl serves."""
+    """residual + down(silu(gate(x)) * up(x)) with a hand-written gradient; for tensors that `host` serves."""
 
     @staticmethod
     def forward(ctx, x, gate_up, down, residual, *bias):
         gate, up = _gate_and_up(x, gate_up, *(bias or [None]))
-        sigmoid = mkl.sigmoid(gate)
-        silu = gate.multiply_(sigmoid)
-        ctx.save_for_backward(x, gate_up, down, sigmoid, silu, up)
+        ctx.save_for_backward(x, gate_up, down, gate, up)
         ctx.has_bias, ctx.residual_trains = bool(bias), not residual.stop_gradient
-        return fast_ops.addmm(residual, silu * up, down)
+        return fast_ops.addmm(residual, _silu_times(gate, up), down)
 
     @staticmethod
     def backward(ctx, grad):
-        x, gate_up, down, sigmoid, silu, up = ctx.saved_tensor()
+        x, gate_up, down, gate, up = ctx.saved_tensor()
         width = down.shape[0]
-        inner = paddle.matmul(grad, down, transpose_y=True)
-        grad_up, hidden = inner * silu, silu * up
-        slope = (sigmoid + silu).subtract_(silu * sigmoid)  # d silu = sigmoid + silu * (1 - sigmoid)
-        grad_gate = inner.multiply_(up).multiply_(slope)
+        grad_gate = paddle.matmul(grad, down, transpose_y=True)  # of the product first
+        grad_up, hidden = paddle.empty_like(up), paddle.empty_like(up)
+        host.loops().silu_times_gradient(*host.arrays(gate, up, grad_gate, grad_up, hidden))
         halves = [(grad_gate, mkl.Window(gate_up, 0, width)), (grad_up, mkl.Window(gate_up, width, width))]
         grad_x = None
         if not x.stop_gradient:
@@ -168,6 +144,12 @@ class _GatedMLP(PyLayer):
         return *grads, paddle.concat([_column_sums(grad_gate), _column_sums(grad_up)])
 
 
+def _silu_times(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
+    out = paddle.empty_like(gate)
+    host.loops().silu_times(*host.arrays(gate, up, out))
+    return out
+
+
 def gated_mlp(
     x: paddle.Tensor,
     gate_up: paddle.Tensor,
@@ -180,11 +162,11 @@ def gated_mlp(
     Args:
         x: [T, C].  gate_up: [C, 2I], gate first.  down: [I, C].  residual: [T, C].  bias: [2I] of gate and up.
     """
-    if mkl.serves(x) and x.dtype == gate_up.dtype == down.dtype:
+    if host.serves(x) and x.dtype == gate_up.dtype == down.dtype:
         if paddle.is_grad_enabled() and not (x.stop_gradient and gate_up.stop_gradient):
             return _GatedMLP.apply(x, gate_up, down, residual, *([] if bias is None else [bias]))
         gate, up = _gate_and_up(x, gate_up, bias)
-        return fast_ops.addmm(residual, gate.multiply_(mkl.sigmoid(gate)).multiply_(up), down)
+        return fast_ops.addmm(residual, _silu_times(gate, up), down)
     both = linear(x, gate_up, bias)
     if not on_cpu():
         return fast_ops.addmm(residual, _swiglu_kernel(both), down)

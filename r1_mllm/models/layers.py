@@ -12,7 +12,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import kernels
+from . import host, kernels
 
 
 class Linear(nn.Layer):
@@ -107,30 +107,52 @@ def half_turn(head_dim: int, dtype: str) -> paddle.Tensor:
 
 
 class RotaryTables:
-    """cos and sin for every column of a fused [queries | keys | values] row.
+    """cos and sin for the heads of a fused [queries | keys | values] row; queries may carry the softmax scale.
 
-    Values get cos 1 and sin 0, queries may carry the softmax scale, so that one full-width product does it all.
+    Where a loop does the work (host.py) they have a column per turned pair.  Elsewhere they have one per column of the
+    row, values get cos 1 and sin 0, and two products and a small GEMM do it all.
     """
 
     def __init__(self, angles: np.ndarray, heads: tuple[int, int, int], query_scale: float, dtype: str):
         """Args: angles: [T, D] radians, both halves.  heads: query, key and value heads.  query_scale: on queries."""
-        tokens, head_dim = angles.shape
+        self.by_loop = dtype == "float32" and kernels.on_cpu() and host.is_there()
         cos, sin = np.cos(angles, dtype=np.float32), np.sin(angles, dtype=np.float32)
-        num_q, num_k, num_v = heads
-        wide_cos = np.empty([tokens, num_q + num_k + num_v, head_dim], np.float32)
-        wide_sin = np.zeros_like(wide_cos)
-        wide_cos[:, :num_q], wide_sin[:, :num_q] = (cos * query_scale)[:, None], (sin * query_scale)[:, None]
-        wide_cos[:, num_q : num_q + num_k], wide_sin[:, num_q : num_q + num_k] = cos[:, None], sin[:, None]
-        wide_cos[:, num_q + num_k :] = 1.0
-        self.cos = paddle.to_tensor(wide_cos.reshape([tokens, -1]), dtype=dtype)
-        self.sin = paddle.to_tensor(wide_sin.reshape([tokens, -1]), dtype=dtype)
-        self.turn = half_turn(head_dim, dtype)
+        if self.by_loop:
+            self.num_turned = heads[0] + heads[1]
+            half = angles.shape[1] // 2
+            scales = np.repeat(np.array([query_scale, 1.0], np.float32), heads[:2])[:, None]
+            self.cos, self.sin = ((table[:, None, :half] * scales).reshape([len(angles), -1]) for table in (cos, sin))
+            return
+        self.cos, self.sin = (
+            paddle.to_tensor(table, dtype=dtype) for table in _full_width(cos, sin, heads, query_scale)
+        )
+        self.turn = half_turn(angles.shape[1], dtype)
 
     def apply(self, qkv: paddle.Tensor) -> paddle.Tensor:
         """Rotate qkv [T, heads * D]; linear, so gradients pass through the transpose."""
         if paddle.is_grad_enabled() and not qkv.stop_gradient:
-            return _Rotate.apply(qkv, self.cos, self.sin, self.turn)
-        return rotate(qkv, self.cos, self.sin, self.turn)
+            return _Rotate.apply(qkv, self)
+        return self.rotate(qkv, 1)
+
+    def rotate(self, qkv: paddle.Tensor, direction: int) -> paddle.Tensor:
+        """Rotate without a gradient; direction -1 is the transpose."""
+        if not self.by_loop:
+            return rotate(qkv, self.cos, self.sin, self.turn if direction > 0 else -self.turn)
+        out = paddle.empty_like(qkv)
+        rows, turned = host.arrays(qkv, out)
+        host.loops().rotate(rows, self.cos, self.sin, self.num_turned, direction, turned)
+        return out
+
+
+def _full_width(cos: np.ndarray, sin: np.ndarray, heads: tuple[int, int, int], query_scale: float):
+    """Repeat cos and sin [T, D] over all heads of a fused row, [T, heads * D]; values get 1 and 0."""
+    num_q, num_k, num_v = heads
+    wide_cos = np.empty([len(cos), num_q + num_k + num_v, cos.shape[1]], np.float32)
+    wide_sin = np.zeros_like(wide_cos)
+    wide_cos[:, :num_q], wide_sin[:, :num_q] = (cos * query_scale)[:, None], (sin * query_scale)[:, None]
+    wide_cos[:, num_q : num_q + num_k], wide_sin[:, num_q : num_q + num_k] = cos[:, None], sin[:, None]
+    wide_cos[:, num_q + num_k :] = 1.0
+    return wide_cos.reshape([len(cos), -1]), wide_sin.reshape([len(cos), -1])
 
 
 def rotate(qkv: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor, turn: paddle.Tensor) -> paddle.Tensor:
@@ -144,14 +166,13 @@ def rotate(qkv: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor, turn: pad
 
 
 class _Rotate(PyLayer):
-    """Keeps only the tables for the backward pass; the transpose of a turn is the turn the other way."""
+    """Keeps nothing but the tables for the backward pass; the transpose of a turn is the turn the other way."""
 
     @staticmethod
-    def forward(ctx, qkv, cos, sin, turn):
-        ctx.save_for_backward(cos, sin, turn)
-        return rotate(qkv, cos, sin, turn)
+    def forward(ctx, qkv, tables):
+        ctx.tables = tables
+        return tables.rotate(qkv, 1)
 
     @staticmethod
     def backward(ctx, grad):
-        cos, sin, turn = ctx.saved_tensor()
-        return rotate(grad, cos, sin, -turn), None, None, None
+        return ctx.tables.rotate(grad, -1)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Paddle's CPU wheels carry and its operators leave unused: MKL's exponential, and products of column windows.
+"""Products of parts of matrices where they stand, by the MKL inside Paddle's CPU wheels.
 
-`vsExp` takes all threads and is about eight times as fast as `paddle.exp` or a softmax.  `cblas_sgemm` multiplies parts
-of a matrix where they stand.  Both are reached through the C interface that Intel documents; where the library is
-missing the public operators serve.
+`cblas_sgemm` is reached through the C interface that Intel documents; where the library is missing (`library` gives
+None) the callers use Paddle's operators.
 """
 
 from __future__ import annotations
@@ -15,18 +14,6 @@ from pathlib import Path
 
 import paddle
 
-LOWEST, HIGHEST = -87.0, 88.0
-"""Exponents whose float32 power is a normal number; outside, the library takes a path a hundred times slower."""
-
-SURE = 1e20
-"""Sums of powers between 1 / SURE and SURE are exact: what the two limits cut off is below their last digit."""
-
-
-def are_sure(sums: paddle.Tensor) -> bool:
-    """Whether sums of `power_` (any shape) are exact to float32; False where one of them is NaN."""
-    values = sums.numpy()
-    return bool(values.min() > 1 / SURE and values.max() < SURE)
-
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
@@ -36,34 +23,9 @@ def library() -> ctypes.CDLL | None:
         return None
     loaded = ctypes.CDLL(str(path))
     size, address, scalar = ctypes.c_int, ctypes.c_void_p, ctypes.c_float
-    loaded.vsExp.argtypes = [size, address, address]
     matrix = [address, size]
     loaded.cblas_sgemm.argtypes = [*[size] * 6, scalar, *matrix, *matrix, scalar, *matrix]
     return loaded
-
-
-def serves(x: paddle.Tensor) -> bool:
-    """Whether x is a float32 tensor of the CPU and the library is there."""
-    return x.dtype == paddle.float32 and x.place.is_cpu_place() and library() is not None
-
-
-def power_(x: paddle.Tensor) -> paddle.Tensor:
-    """Replace x (any shape, `serves` it, contiguous) by e to the power of x held between LOWEST and HIGHEST.
-
-    Nothing is recorded for a gradient: for use inside a PyLayer or without gradients.
-    """
-    x.clip_(LOWEST, HIGHEST)
-    address = x.data_ptr()
-    library().vsExp(x.size, address, address)
-    return x
-
-
-def sigmoid(x: paddle.Tensor) -> paddle.Tensor:
-    """1 / (1 + e^-x), without a gradient of its own; x as `serves` wants it."""
-    powers = x.scale(-1.0)
-    address = powers.data_ptr()
-    library().vsExp(powers.size, address, address)  # what overflows becomes 1 / infinity, as it should
-    return powers.scale_(1.0, 1.0).reciprocal_()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ..models import fast_ops, kernels, mkl, threads
+from ..models import fast_ops, host, kernels, threads
 from ..models.config import TextArch
 from ..models.layers import half_turn
 from ..models.qwen_vl import QwenVL
@@ -81,7 +81,7 @@ class Decoder:
         self.turn = half_turn(self.arch.head_dim, model.dtype)
         self.tables: tuple[paddle.Tensor, paddle.Tensor] | None = None
         self.num_positions = 0
-        self.on_host = self.head_is_wide and mkl.serves(self.head)
+        self.on_host = self.head_is_wide and host.serves(self.head)
         self.host_step: HostStep | None = None
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
@@ -143,9 +143,11 @@ class Decoder:
         if need > self.num_positions:
             self.num_positions = max(need, 2 * self.num_positions, 512)
             angles = rope_angles(np.tile(np.arange(self.num_positions), [3, 1]), self.arch)
-            self.tables = self._wide(angles)
-            if not self.on_host:
-                self.tables = tuple(paddle.to_tensor(table).astype(self.model.dtype) for table in self.tables)
+            if self.on_host:
+                half = angles[:, : self.arch.head_dim // 2]
+                self.tables = np.cos(half, dtype=np.float32), np.sin(half, dtype=np.float32)
+            else:
+                self.tables = tuple(paddle.to_tensor(table).astype(self.model.dtype) for table in self._wide(angles))
         if self.on_host:
             return tuple(table[positions] for table in self.tables)
         rows = paddle.to_tensor(positions)
@@ -158,8 +160,6 @@ class Decoder:
         per_head = np.array([scale] * repeat + [1.0, 0.0], np.float32)[:, None]
         tables = [turned[:, None] * per_head for turned in (np.cos(angles), np.sin(angles))]
         tables[0][:, -1] = 1.0
-        if self.on_host:  # swapped halves need the sign that half_turn brings elsewhere
-            tables[1][:, :, : self.arch.head_dim // 2] *= -1
         return tuple(np.tile(table, [1, kv_heads, 1]).reshape([len(angles), -1]) for table in tables)
 
     def step(self, ids: np.ndarray, positions: np.ndarray, cache: Cache) -> paddle.Tensor:
@@ -175,7 +175,7 @@ class Decoder:
             if self.host_step is None or self.host_step.generation != cache.generation:
                 self.host_step = HostStep(self, cache)
             return self.host_step(ids, *self._rotary(positions))
-        text, eps, norm = self.model.text, self.arch.rms_norm_eps, kernels.rms_norm_without_gradient(self.model.dtype)
+        text, eps, norm = self.model.text, self.arch.rms_norm_eps, kernels.rms_norm
         column = cache.open_column()
         rotary = self._rotary(positions)
         x = F.embedding(paddle.to_tensor(ids), text.embed_tokens.weight)

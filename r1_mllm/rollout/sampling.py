@@ -14,10 +14,7 @@ import paddle
 from paddle.nn import functional as F
 
 from ..config import RolloutConfig
-from ..models import kernels
-
-BLOCK = 64
-"""Ids that are summed before one of them is looked for."""
+from ..models import host
 
 BANNED = -1e30
 """Added to the logits of ids that must never be chosen greedily."""
@@ -93,40 +90,24 @@ class Sampler:
             ids = paddle.argmax(logits + self._penalty, axis=1)
             picked = paddle.take_along_axis(logits, ids.reshape([-1, 1]), 1).reshape([-1])
             return Draw(ids.numpy(), (picked - paddle.logsumexp(logits, axis=1)).numpy())
+        cuts = self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0
+        if not cuts and host.serves(logits):
+            return self._draw_by_loop(logits, uniforms)
         if self.config.temperature != 1.0:
             logits = logits * (1.0 / self.config.temperature)
-        cuts = self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0
         if cuts:
             return self._draw_filtered(F.softmax(logits).numpy(), uniforms)
-        if kernels.on_cpu():
-            return self._draw_on_host(logits.numpy(), uniforms)
         probs = F.softmax(logits)
         ids = self._draw(probs, paddle.to_tensor(uniforms).reshape([-1, 1]))
         chosen = paddle.take_along_axis(probs, ids, 1).reshape([-1])
         return Draw(ids.numpy().reshape([-1]), np.log(chosen.numpy()))
 
-    def _draw_on_host(self, logits: np.ndarray, uniforms: np.ndarray) -> Draw:
-        """Invert the cumulative distribution in two steps, blocks first: numpy's exp and sums are vectorised."""
-        rows, vocab = logits.shape
-        top = logits.max(1, keepdims=True)
-        weights = np.zeros([rows, -(-vocab // BLOCK) * BLOCK], np.float32)
-        powers = weights[:, :vocab]
-        np.subtract(logits, top, out=powers)
-        np.exp(powers, out=powers)
-        blocks, ones = weights.reshape([rows, -1, BLOCK]), np.ones(BLOCK, np.float32)
-        total = (blocks @ ones).sum(1)
-        powers *= self.allowed
-        heights = np.cumsum(blocks @ ones, axis=1, dtype=np.float64)
-        # strictly below the total: a uniform just under 1 must not fall behind the last allowed id
-        target = uniforms * (1 - 1e-6) * heights[:, -1]
-        block = (heights <= target[:, None]).sum(1)
-        every = np.arange(rows)
-        below = np.where(block > 0, heights[every, block - 1], 0.0)
-        inside = np.cumsum(blocks[every, block], axis=1, dtype=np.float64)
-        # rounding may put the target above the block's own sum: the block's last allowed id then stands for it
-        rest = np.minimum(target - below, inside[:, -1] * (1 - 1e-6))
-        ids = block * BLOCK + (inside <= rest[:, None]).sum(1)
-        return Draw(ids.astype(np.int64), (logits[every, ids] - top[:, 0] - np.log(total)).astype(np.float32))
+    def _draw_by_loop(self, logits: paddle.Tensor, uniforms: np.ndarray) -> Draw:
+        ids, logprobs = np.empty(len(uniforms), np.int64), np.empty(len(uniforms), np.float32)
+        host.loops().draw(
+            host.array(logits), self.config.temperature, self.allowed[0], uniforms.astype(np.float32), ids, logprobs
+        )
+        return Draw(ids, logprobs)
 
     def _draw(self, probs: paddle.Tensor, uniforms: paddle.Tensor) -> paddle.Tensor:
         """Invert the cumulative distribution: [B, V], [B, 1] -> [B, 1] int64."""

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loops over float32 arrays, compiled by numba: one pass where operators need three to eight.
+
+Each writes into arrays it is given and lets other Python threads run.  tests/models/test_loops.py compares them with
+plain numpy.
+
+Shape letters: T tokens, C hidden size, X any rows, S keys, V vocabulary, D head size, I intermediate size; while
+decoding B groups, M samples per group, N = B * M rows, K key/value heads, R query heads per key head, L tail columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+F4 = np.float32
+LOG2_E, LN2_HIGH, LN2_LOW = F4(1.44269504088896341), F4(0.693359375), F4(-2.12194440e-4)
+LOWEST, HIGHEST = F4(-87.0), F4(88.0)
+"""Exponents outside are held here: their powers would not be normal numbers."""
+
+BLOCK = 256
+"""Ids that are summed before one of them is looked for."""
+
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # sums in vector lanes; NaN and infinity stay what they are
+}
+
+
+def loop(function):
+    """Compile at the first call; the result is kept beside this file or in the user's cache folder, if there is one."""
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        return njit(**_OPTIONS)(function)
+
+
+@intrinsic
+def _as_float(typing_context, bits):
+    """Read the bits of an int32 as a float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@njit(inline="always")
+def _power(x):
+    """e to the power of x, to 2 units in the last place: Cody and Waite's reduction, Cephes' polynomial."""
+    x = LOWEST if x < LOWEST else x  # in this order NaN stays NaN
+    x = HIGHEST if x > HIGHEST else x
+    n = np.floor(x * LOG2_E + F4(0.5))
+    r = x - n * LN2_HIGH
+    r = r - n * LN2_LOW
+    p = F4(1.9875691500e-4)
+    p = p * r + F4(1.3981999507e-3)
+    p = p * r + F4(8.3334519073e-3)
+    p = p * r + F4(4.1665795894e-2)
+    p = p * r + F4(1.6666665459e-1)
+    p = p * r + F4(5.0000001201e-1)
+    return (p * r * r + r + F4(1.0)) * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
+@loop
+def rms_norm(x, weight, eps, out):
+    """out = x / rms(x) * weight for x, out [T, C], weight [C]."""
+    for t in range(x.shape[0]):
+        total = F4(0.0)
+        for c in range(x.shape[1]):
+            total += x[t, c] * x[t, c]
+        scale = F4(1.0) / np.sqrt(total / F4(x.shape[1]) + F4(eps))
+        for c in range(x.shape[1]):
+            out[t, c] = x[t, c] * scale * weight[c]
+
+
+@loop
+def rms_norm_gradient(x, weight, grad, eps, grad_x, grad_weight):
+    """Gradients of `rms_norm`: x, grad, grad_x [T, C]; weight, grad_weight [C]."""
+    width = x.shape[1]
+    grad_weight[:] = F4(0.0)
+    for t in range(x.shape[0]):
+        squares, along = F4(0.0), F4(0.0)
+        for c in range(width):
+            squares += x[t, c] * x[t, c]
+            along += grad[t, c] * weight[c] * x[t, c]
+        scale = F4(1.0) / np.sqrt(squares / F4(width) + F4(eps))
+        back = along * scale * scale * scale / F4(width)
+        for c in range(width):
+            grad_x[t, c] = grad[t, c] * weight[c] * scale - x[t, c] * back
+            grad_weight[c] += grad[t, c] * x[t, c] * scale
+
+
+@loop
+def silu_times(gate, up, out):
+    """out = silu(gate) * up, all [X, I]."""
+    for t in range(gate.shape[0]):
+        for i in range(gate.shape[1]):
+            out[t, i] = gate[t, i] * up[t, i] / (F4(1.0) + _power(-gate[t, i]))
+
+
+@loop
+def silu_times_halves(both, out):
+    """out [X, I] = silu(gate) * up of both [X, 2I], gate first."""
+    width = out.shape[1]
+    for t in range(out.shape[0]):
+        for i in range(width):
+            gate = both[t, i]
+            out[t, i] = gate * both[t, width + i] / (F4(1.0) + _power(-gate))
+
+
+@loop
+def silu_times_gradient(gate, up, inner, grad_up, hidden):
+    """Turn inner, the gradient of silu(gate) * up, into that of gate; write that of up, and the product itself."""
+    for t in range(gate.shape[0]):
+        for i in range(gate.shape[1]):
+            x, u, d = gate[t, i], up[t, i], inner[t, i]
+            sigmoid = F4(1.0) / (F4(1.0) + _power(-x))
+            silu = x * sigmoid
+            grad_up[t, i] = d * silu
+            hidden[t, i] = silu * u
+            inner[t, i] = d * u * (sigmoid + silu - silu * sigmoid)
+
+
+@loop
+def rotate(x, cos, sin, num_turned, direction, out):
+    """Turn the first heads of fused rows x, out [T, heads * D]; the rest is copied.
+
+    Args:
+        cos, sin: [T, num_turned * D / 2], one column per pair, so that heads may differ (a scale on queries).
+        direction: 1, or -1 for the gradient.
+    """
+    half = cos.shape[1] // num_turned
+    for t in range(x.shape[0]):
+        for h in range(num_turned):
+            low, table = 2 * half * h, half * h
+            for d in range(half):
+                a, b = x[t, low + d], x[t, low + half + d]
+                c, s = cos[t, table + d], sin[t, table + d] * F4(direction)
+                out[t, low + d] = a * c - b * s
+                out[t, low + half + d] = b * c + a * s
+        for i in range(2 * half * num_turned, x.shape[1]):
+            out[t, i] = x[t, i]
+
+
+@njit(fastmath=True)
+def _largest(row):
+    """Largest number of a row, perhaps off by a rounding; NaN counts as any number.
+
+    A sum, because LLVM puts sums in vector lanes and a running maximum not: eight times as fast.
+    """
+    top = row[0]
+    for i in range(1, row.size):
+        above = row[i] - top
+        top += above if above > F4(0.0) else F4(0.0)
+    return top
+
+
+@njit(**_OPTIONS)
+def _softmax_row(row):
+    top = _largest(row)
+    total = F4(0.0)
+    for i in range(row.size):
+        below = row[i] - top
+        power = F4(0.0) if below < LOWEST else _power(below)  # what a mask hides counts nothing at all
+        row[i] = power
+        total += power
+    inverse = F4(1.0) / total
+    for i in range(row.size):
+        row[i] *= inverse
+
+
+@loop
+def softmax(scores):
+    """Replace each row of scores [X, S] by its softmax."""
+    for t in range(scores.shape[0]):
+        _softmax_row(scores[t])
+
+
+@loop
+def masked_softmax(scores, mask):
+    """Replace each row of scores [X, S] by the softmax of scores + mask; mask [X, at least S]."""
+    for t in range(scores.shape[0]):
+        row, hidden = scores[t], mask[t]
+        for i in range(row.size):
+            row[i] += hidden[i]
+        _softmax_row(row)
+
+
+@loop
+def softmax_gradient(weights, grad):
+    """Replace grad, the gradient of a softmax's result `weights`, both [X, S], by the gradient of its scores."""
+    for t in range(weights.shape[0]):
+        along = F4(0.0)
+        for i in range(weights.shape[1]):
+            along += weights[t, i] * grad[t, i]
+        for i in range(weights.shape[1]):
+            grad[t, i] = weights[t, i] * (grad[t, i] - along)
+
+
+@loop
+def pick_logp(logits, targets, logp):
+    """Replace each row of logits [X, V] by its softmax and write the log-probability of its target to logp [X]."""
+    for t in range(logits.shape[0]):
+        row = logits[t]
+        top, chosen = _largest(row), row[targets[t]]
+        total = F4(0.0)
+        for i in range(row.size):
+            power = _power(row[i] - top)
+            row[i] = power
+            total += power
+        logp[t] = np.float64(chosen) - np.float64(top) - np.log(np.float64(total))
+        inverse = F4(1.0) / total
+        for i in range(row.size):
+            row[i] *= inverse
+
+
+@loop
+def pick_logp_gradient(probs, targets, grad):
+    """Replace probs [X, V] by the gradient of the logits: grad [X] times (onehot - probs)."""
+    for t in range(probs.shape[0]):
+        for i in range(probs.shape[1]):
+            probs[t, i] *= -grad[t]
+        probs[t, targets[t]] += grad[t]
+
+
+@loop
+def decode_heads(qkv, bias, cos, sin, column, q, tail_k, tail_v):
+    """Add bias to qkv [N, K * (R + 2) * D], turn queries and keys, and store all three where attention wants them.
+
+    Args:
+        cos, sin: [N, D / 2].  column: of the tail.  q: [B, K, M, R, D], also scaled by 1 / sqrt(D).
+        tail_k: [B, K, M, D, L].  tail_v: [B, K, M, L, D].
+    """
+    groups, heads, samples, repeat, size = q.shape
+    half, scale = size // 2, F4(1.0) / np.sqrt(F4(size))
+    for g in range(groups):
+        for m in range(samples):
+            n = g * samples + m
+            for h in range(heads):
+                low = h * (repeat + 2) * size
+                for r in range(repeat + 1):
+                    for d in range(half):
+                        i = low + r * size + d
+                        a, b = qkv[n, i] + bias[i], qkv[n, i + half] + bias[i + half]
+                        first, second = a * cos[n, d] - b * sin[n, d], b * cos[n, d] + a * sin[n, d]
+                        if r < repeat:
+                            q[g, h, m, r, d], q[g, h, m, r, d + half] = first * scale, second * scale
+                        else:
+                            tail_k[g, h, m, d, column], tail_k[g, h, m, d + half, column] = first, second
+                for d in range(size):
+                    i = low + (repeat + 1) * size + d
+                    tail_v[g, h, m, column, d] = qkv[n, i] + bias[i]
+
+
+@loop
+def join_heads(on_prompt, on_tail, out):
+    """out [N, K * R * D] = on_prompt + on_tail, both [B, K, M, R, D]."""
+    groups, heads, samples, repeat, size = on_tail.shape
+    for g in range(groups):
+        for m in range(samples):
+            for h in range(heads):
+                for r in range(repeat):
+                    low = (h * repeat + r) * size
+                    for d in range(size):
+                        out[g * samples + m, low + d] = on_prompt[g, h, m, r, d] + on_tail[g, h, m, r, d]
+
+
+@loop
+def draw(logits, temperature, allowed, uniforms, ids, logprobs):
+    """Draw an id per row of logits [N, V] (overwritten) by inverting the cumulative distribution of the allowed ids.
+
+    Args:
+        allowed: [V] 1 or 0.  uniforms: [N] in [0, 1).
+        ids: [N] int64.  logprobs: [N] nats under softmax(logits / temperature) over all ids.
+    """
+    coldness, sums = F4(1.0) / F4(temperature), np.empty((logits.shape[1] + BLOCK - 1) // BLOCK)
+    for n in range(logits.shape[0]):
+        row = logits[n]
+        top = _largest(row)
+        total, kept = F4(0.0), 0.0
+        for i in range(row.size):
+            power = _power((row[i] - top) * coldness)
+            row[i] = power
+            total += power
+        for block in range(sums.size):
+            part = F4(0.0)
+            for i in range(block * BLOCK, min(block * BLOCK + BLOCK, row.size)):
+                row[i] *= allowed[i]
+                part += row[i]
+            kept += part
+            sums[block] = part
+        target, block = uniforms[n] * kept, 0
+        while block < sums.size - 1 and sums[block] <= target:
+            target -= sums[block]
+            block += 1
+        chosen, reached = -1, 0.0
+        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, row.size)):
+            if row[i] > 0.0 and (chosen < 0 or reached <= target):
+                chosen = i  # the block's last allowed id, where rounding left the target above its sum
+                reached += row[i]
+        ids[n] = chosen
+        logprobs[n] = np.log(row[chosen] / total)
