@@ -271,19 +271,20 @@ def join_heads(on_prompt, on_tail, out):
 
 @loop
 def draw(logits, temperature, allowed, uniforms, ids, logprobs):
-    """Draw an id per row of logits [N, V] (overwritten) by inverting the cumulative distribution of the allowed ids.
+    """Draw an id per row of logits [N, V] by inverting the cumulative distribution of the allowed ids.
 
     Args:
         allowed: [V] 1 or 0.  uniforms: [N] in [0, 1).
         ids: [N] int64.  logprobs: [N] nats under softmax(logits / temperature) over all ids.
     """
     coldness, sums = F4(1.0) / F4(temperature), np.empty((logits.shape[1] + BLOCK - 1) // BLOCK)
+    row = np.empty(logits.shape[1], F4)
     for n in range(logits.shape[0]):
-        row = logits[n]
-        top = _largest(row)
+        given = logits[n]
+        top = _largest(given)
         total, kept = F4(0.0), 0.0
         for i in range(row.size):
-            power = _power((row[i] - top) * coldness)
+            power = _power((given[i] - top) * coldness)
             row[i] = power
             total += power
         for block in range(sums.size):
