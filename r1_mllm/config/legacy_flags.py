@@ -89,7 +89,6 @@ LEGACY = {
     "amp_custom_black_list": Legacy("passed over: softmax, losses and log-probabilities are float32 always"),
     "amp_custom_white_list": Legacy("passed over: weights and activations keep the dtype they were loaded in"),
     "dataset_config": Legacy("data sets have no named parts here", _OFF | {"main", "default"}),
-    "dataloader_num_workers": Legacy("passed over: a step's few prompts are encoded between steps"),
     "dataloader_drop_last": Legacy("passed over: batches are always full; an epoch's rest joins the next one"),
     "ddp_find_unused_parameters": Legacy("passed over: a missing gradient counts as zeros"),
     "ddp_timeout": Legacy("passed over: Paddle's launcher has its own time limit"),

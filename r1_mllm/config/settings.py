@@ -65,6 +65,8 @@ class DataConfig:
     text that opens the thinking; for base models) or a .jinja file."""
     system_prompt: str | None = None
     data_seed: int = 42
+    dataloader_num_workers: int | None = None
+    """Threads that make the next step's prompts while this one is sampled; None: 2 with a GPU, 0 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,8 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         yield "reward_funcs: at least one reward is needed"
     if rewards.reward_weights is not None and len(rewards.reward_weights) != len(rewards.reward_funcs):
         yield f"reward_weights: {len(rewards.reward_weights)} weights for {len(rewards.reward_funcs)} reward_funcs"
+    if (config.data.dataloader_num_workers or 0) < 0:
+        yield f"dataloader_num_workers {config.data.dataloader_num_workers}: threads, 0 for none"
     if not 2 <= config.data.num_options <= 8:
         yield f"num_options {config.data.num_options}: choose 2 to 8"
     if config.stopping.max_generated_tokens is not None and config.stopping.max_generated_tokens < 1:

@@ -48,6 +48,13 @@ class Stream:
         start = sum(counts[: self.rank])
         return drawn[start : start + counts[self.rank]]
 
+    def peek(self) -> list[int]:
+        """What `next` would give, without walking on."""
+        here = self._epoch, self._index
+        coming = self.next()
+        self._epoch, self._index = here
+        return coming
+
     __next__ = next
 
     def __iter__(self) -> Stream:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Processor:
-    """Everything between an example and the model, as one checkpoint folder defines it."""
+    """Everything between an example and the model, as one checkpoint folder defines it; threads may share one."""
 
     def __init__(
         self,
@@ -46,6 +47,13 @@ class Processor:
         self.tokenizer, self.pixels, self.box_units = tokenizer, pixels, box_units
         self.tokens_per_second, self.max_px = tokens_per_second, max_px
         self._chats: dict[str, tuple[str, np.ndarray]] = {}
+        self._chats_lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_chats_lock"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, _chats_lock=threading.Lock())
 
     @classmethod
     def from_pretrained(
@@ -136,13 +144,14 @@ class Processor:
     def _chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> tuple[str, np.ndarray]:
         """Rendered text and ids [n] before expansion; rendered once per distinct chat."""
         key = json.dumps([add_generation_prompt, messages], default=lambda _: "")
-        if key not in self._chats:
-            check_texts(messages)
-            text = self.tokenizer.render(messages, add_generation_prompt)
-            while len(self._chats) >= MAX_CACHED_CHATS:
-                self._chats.pop(next(iter(self._chats)))
-            self._chats[key] = text, self.tokenizer.encode(text)
-        return self._chats[key]
+        with self._chats_lock:  # the worker that renders answers one at a time anyway
+            if key not in self._chats:
+                check_texts(messages)
+                text = self.tokenizer.render(messages, add_generation_prompt)
+                while len(self._chats) >= MAX_CACHED_CHATS:
+                    self._chats.pop(next(iter(self._chats)))
+                self._chats[key] = text, self.tokenizer.encode(text)
+            return self._chats[key]
 
     def check_count(self, ids: np.ndarray, num_images: int) -> None:
         """Refuse ids [n] whose placeholders are not as many as the pictures."""

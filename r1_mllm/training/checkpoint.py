@@ -56,7 +56,8 @@ COMPANIONS = (
 
 FREE_KEYS = frozenset(
     "output_dir overwrite_output_dir resume_from_checkpoint logging_dir run_name logging_steps save_steps "
-    "save_total_limit eval_steps eval_num report_to log_completions".split()
+    "save_total_limit eval_steps eval_num report_to log_completions "
+    "dataloader_num_workers".split()
 )
 """Settings that may change between the parts of one run: they do not touch what is learnt."""
 

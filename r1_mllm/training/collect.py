@@ -85,10 +85,12 @@ def _collect_mixed(run: Session, watch: Stopwatch, rollout: Rollout) -> None:
 
 def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, rollout: Rollout) -> list[Group]:
     """Sample and score this rank's next counts[rank] groups; ranks with nothing to do return at once."""
-    examples = [run.examples[i] for i in run.stream.draw(counts)]
-    if not examples:
+    numbers = run.stream.draw(counts)
+    if not numbers:
         return []
-    prompts = [run.encode(example) for example in examples]
+    examples, prompts = [run.examples[i] for i in numbers], run.ahead.take(numbers)
+    if run.step + run.config.training.steps_per_rollout < run.num_steps or run.config.rollout.dynamic_sampling:
+        run.ahead.prepare(run.stream.peek())
     _add(rollout.seconds, "time/encode", watch.lap())
     seed = phase_seed(run.config.training.seed, run.step, phase, run.place.rank)
     completions = run.engine.generate(prompts, run.config.rollout.num_generations, seed=seed)

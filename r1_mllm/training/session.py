@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 from ..config import DataConfig, GrpoConfig, RolloutConfig, SftConfig
 from ..config.stopping import StoppingConfig
@@ -23,6 +24,7 @@ from ..data.stream import Stream
 from ..distributed import mesh
 from ..models.qwen_vl import QwenVL
 from ..models.weights import resolve
+from ..processing.ahead import Ahead
 from ..processing.prompt import Processor
 from ..processing.template import template_source
 from ..records import Example, Prompt
@@ -74,6 +76,11 @@ class Session:
     window: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the steps since the last logged line."""
     stopper: Stopper = field(default_factory=lambda: Stopper(StoppingConfig()))
+    ahead: Ahead[Prompt] = field(init=False)
+    """Prompts of examples by number, made while the model samples."""
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(lambda number: self.encode(self.examples[number]), num_workers(self.config.data))
 
     @property
     def ended(self) -> bool:
@@ -124,7 +131,8 @@ class Session:
             (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
     def close(self) -> None:
-        """Close logs and give the folder back."""
+        """Stop the threads, close logs and give the folder back."""
+        self.ahead.close()
         self.tracker.close()
         self.run.close()
 
@@ -194,6 +202,13 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
     if point:
         _restore(session, point)
     return session
+
+
+def num_workers(data: DataConfig) -> int:
+    """Threads that prepare what comes next; on a CPU they would take its cores from the model."""
+    if data.dataloader_num_workers is None:
+        return 2 if paddle.device.get_device().startswith("gpu") else 0
+    return data.dataloader_num_workers
 
 
 def chat(example: Example, processor: Processor, templates: Templates, config: GrpoConfig) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from ..data.pack import pack, supervised_pair
 from ..distributed import collectives
 from ..models import threads
 from ..models.qwen_vl import QwenVL
+from ..processing.ahead import Ahead
 from ..processing.conversation import lesson, lesson_length
 from ..processing.prompt import Processor
 from ..records import Example, Group, PackedBatch
@@ -31,7 +32,7 @@ from ..tasks import conversation
 from ..tasks.templates import Templates
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .optimizer import AdamW, learning_rate
-from .session import Session, load_questions, load_within, open_session
+from .session import Session, load_questions, load_within, num_workers, open_session
 from .signals import StopRequest
 from .step import Stopwatch, Update, back_propagate, poisons, sum_passes
 
@@ -116,9 +117,19 @@ def encode(run: Session, example: Example) -> Group:
 
 
 def _train(run: Session, stop: StopRequest, evaluate: Callable[[str], None]) -> None:
+    ahead = Ahead(lambda number: encode(run, run.examples[number]), num_workers(run.config.data))
+    try:
+        _take_steps(run, ahead, stop, evaluate)
+    finally:
+        ahead.close()
+
+
+def _take_steps(run: Session, ahead: Ahead[Group], stop: StopRequest, evaluate: Callable[[str], None]) -> None:
     while run.step < run.num_steps:
         watch, before = Stopwatch(), run.step
-        pairs = [encode(run, run.examples[i]) for i in run.stream.next()]
+        pairs = ahead.take(run.stream.next())
+        if run.step + 1 < run.num_steps:
+            ahead.prepare(run.stream.peek())
         seconds = {"time/encode": watch.lap()}
         training = run.config.training
         update = supervised_update(

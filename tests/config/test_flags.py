@@ -33,7 +33,7 @@ def test_the_flags_of_the_known_training_script_parse_verbatim(capsys):
     assert (config.model.attn_implementation, config.training.save_total_limit) == ("eager", 1)
     assert (config.training.report_to, config.training.logging_dir) == (("visualdl",), "work_dirs/x/logs")
     told = capsys.readouterr().err.splitlines()
-    assert sum(line.startswith("note: --") for line in told) == 13
+    assert sum(line.startswith("note: --") for line in told) == 12
     assert "note: --amp_master_grad 1: gradients and optimizer state are float32 always" in told
 
 

@@ -85,3 +85,12 @@ def test_ranks_that_ask_for_different_numbers_still_share_everything_out():
     assert drawn[0] + drawn[1] == permutation(10, 3, 0)[:4].tolist()
     assert [stream.draw([2, 0]) for stream in streams] == [permutation(10, 3, 0)[4:6].tolist(), []]
     assert len({json.dumps(stream.state()) for stream in streams}) == 1
+
+
+def test_peeking_gives_the_next_batch_and_walks_nowhere():
+    stream = Stream(5, 3, seed=1, rank=1, world=2)
+    for _ in range(4):  # across epochs
+        before = stream.state()
+        coming = stream.peek()
+        assert stream.state() == before
+        assert stream.next() == coming

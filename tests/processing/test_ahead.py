@@ -2,10 +2,14 @@
 """Values made ahead of time are those made when asked, each once."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
+from r1_mllm.processing import prompt
 from r1_mllm.processing.ahead import Ahead
+
+CHECKPOINT = Path(__file__).parents[1] / "golden/cases/e2e/checkpoint"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -70,3 +74,13 @@ def test_taking_some_keeps_the_others():
     assert ahead.take([2]) == [2]
     ahead.close()
     assert made == [1, 2]
+
+
+def test_threads_may_share_a_processor_whose_cache_is_full(monkeypatch):
+    monkeypatch.setattr(prompt, "MAX_CACHED_CHATS", 2)
+    processor = prompt.Processor.from_pretrained(CHECKPOINT)
+    chats = [[{"role": "user", "content": f"What is {number} + 1?"}] for number in range(7)]
+    alone = [processor.encode(chat).ids.tolist() for chat in chats]
+    ahead = Ahead(lambda number: processor.encode(chats[number % 7]).ids.tolist(), 8)
+    assert ahead.take(range(140)) == 20 * alone
+    ahead.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dynamic sampling and mini-batches on a tiny real model; the reward knows which questions have mixed groups."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from r1_mllm import config as settings
 from r1_mllm.config import RolloutConfig
 from r1_mllm.records import Group
-from r1_mllm.runtime import USAGE
+from r1_mllm.runtime import USAGE, Stop
 from r1_mllm.training import collect, grpo
 from r1_mllm.training.session import open_session
 from r1_mllm.training.step import Stopwatch
@@ -197,3 +198,30 @@ def test_two_ranks_agree_on_the_rounds(tmp_path):
         assert all(number % 4 == 0 for rollout in rank["rollouts"] for number in rollout["mixed"])
     logged = [line for line in lines(tmp_path / "run") if "dynamic_sampling/num_rounds" in line]
     assert len(logged) == 2 and all(line["dynamic_sampling/num_mixed"] == 4 for line in logged)
+
+
+def test_prompts_made_ahead_on_threads_change_nothing(opened):
+    runs = [opened(output=f"run-{num}", dynamic_sampling=False, dataloader_num_workers=num) for num in (0, 2)]
+    for step in range(3):
+        found = [[sampled(group) for group in collect.collect(run, Stopwatch()).groups] for run in runs]
+        assert found[0] == found[1], step
+        for run in runs:
+            run.step += 1
+
+
+def sampled(group):
+    return group.example.question, group.prompt.ids.tolist(), [one.ids.tolist() for one in group.completions]
+
+
+def test_the_step_that_needs_a_broken_picture_is_the_one_that_fails(opened):
+    run = opened(dynamic_sampling=False, dataloader_num_workers=1, max_steps=3)
+    bad = run.stream.peek()[1]
+    run.examples[bad] = dataclasses.replace(run.examples[bad], images=("gone.png",))
+    state = run.stream.state()
+    run.stream.next()
+    first = run.stream.peek()
+    run.stream.restore(state)
+    run.ahead.prepare([*first, *run.stream.peek()])
+    assert len(run.ahead.take(first)) == 2
+    with pytest.raises(Stop, match="rows.json"):
+        collect.collect(run, Stopwatch())
