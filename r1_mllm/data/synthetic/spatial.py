@@ -42,7 +42,7 @@ class _Question:
 def spatial_scene(rng: np.random.Generator, settings: SceneOptions, limit: int) -> tuple[Image.Image, dict[str, Any]]:
     """Draw a scene and its row: SAT's columns in the training split, CV-Bench's in any other, both without pictures.
 
-    Rows also have `thought`, what the small model learns to think: the objects asked about, each with the x and y of its
+    Rows also have `thought`, what the small model learns to think: the objects asked about, each with x and y of its
     middle and its size in tenths of the side.
     """
     kinds = [kind for kind in settings.relations if _FEWEST[kind] <= limit]
