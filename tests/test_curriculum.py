@@ -23,7 +23,7 @@ def example_number(task, n):
         "rec": {"solution": [10 + n, 20, 90.5 + 2 * n, 100 + n], "normal_caption": "the cat"},
         "counting": {"solution": f"<answer> {1 + n % 7} </answer>"},
         "geometry": {"solution": f"<answer> {15 * (2 + n % 9)}\u00b0 </answer>"},
-        **dict.fromkeys(BOXED, {"answer": f"\\frac{{{3 + n % 5}}}{{17}}"}),
+        **{name: {"answer": f"\\frac{{{3 + n % 5}}}{{17}}"} for name in BOXED},
         "classification": {"solution": ", ".join(LABELS[(n + i) % 7] for i in range(1 + n % 3))},
         "spatial": {"choices": ["left", "right", "behind"][: 2 + n % 2], "answer": f"({'ABA'[n % 3]})"},
         "gui": {"image": ["a.jpg", "b.jpg"], "solution": ("Operation No Response", "Text Overlap")[n % 2]},
