@@ -7,6 +7,7 @@ P longest prompt, L tail columns, V vocabulary, T packed prompt tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,14 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ..models import fast_ops, host, kernels, threads
+from ..models import fast_ops, host, kernels, mkl, threads
 from ..models.config import TextArch
 from ..models.layers import half_turn
 from ..models.qwen_vl import QwenVL
 from ..models.text import DecoderLayer, rope_angles
 from ..records import Prompt
 from .cache import Cache, LayerCache, Prefill
-from .host_step import HostStep
+from .host_step import HostLayer, HostStep
 
 
 def _image_key(pixels: np.ndarray, grid: np.ndarray) -> tuple[bytes, int, int]:
@@ -70,28 +71,42 @@ def _layer_weights(layer: DecoderLayer, arch: TextArch) -> LayerWeights:
 
 
 class Decoder:
-    """A model ready to decode: rotary tables by position, and the head in the layout the machine multiplies fastest."""
+    """A model ready to decode: its weights as they are now, and rotary tables by position."""
 
-    def __init__(self, model: QwenVL):
+    def __init__(self, model: QwenVL, cache_dtype: str = "auto"):
+        """Args: cache_dtype: of keys and values; auto: the model's own."""
         self.model, self.arch = model, model.arch.text
-        head = model.text.head_weight
-        # a CPU multiplies [C, V] half again as fast as [V, C] transposed; one copy a rollout pays for itself
-        self.head, self.head_is_wide = (head.transpose([1, 0]), True) if kernels.on_cpu() else (head, False)
-        self.layers = [_layer_weights(layer, self.arch) for layer in model.text.layers]
+        self.cache_dtype = model.dtype if cache_dtype == "auto" else cache_dtype
+        self.head = model.text.head_weight
         self.turn = half_turn(self.arch.head_dim, model.dtype)
         self.tables: tuple[paddle.Tensor, paddle.Tensor] | None = None
         self.num_positions = 0
-        self.on_host = self.head_is_wide and host.serves(self.head)
+        self.on_host = host.serves(self.head) and self.cache_dtype == model.dtype
         self.host_step: HostStep | None = None
+
+    @functools.cached_property
+    def layers(self) -> list[LayerWeights]:
+        """The layers' weights for steps in Paddle's operators."""
+        return [_layer_weights(layer, self.arch) for layer in self.model.text.layers]
+
+    @functools.cached_property
+    def host_layers(self) -> list[HostLayer]:
+        """The layers' weights for steps of `HostStep`."""
+        return [HostLayer(_layer_weights(layer, self.arch)) for layer in self.model.text.layers]
+
+    @functools.cached_property
+    def host_head(self) -> mkl.Factor | mkl.PlainFactor:
+        """The head's weight for steps of `HostStep`."""
+        return mkl.factor(self.head, transposed=True)
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
         """Logits [rows, V] of normed states [rows, C]."""
-        return paddle.matmul(hidden, self.head, transpose_y=not self.head_is_wide)
+        return paddle.matmul(hidden, self.head, transpose_y=True)
 
     def new_cache(self) -> Cache:
         arch = self.arch
         repeat = arch.num_attention_heads // arch.num_key_value_heads
-        return Cache(arch.num_key_value_heads, repeat, arch.head_dim, self.model.dtype)
+        return Cache(arch.num_key_value_heads, repeat, arch.head_dim, self.cache_dtype, self.model.dtype)
 
     def encode_images(self, prompts: Sequence[Prompt]) -> list[paddle.Tensor | None]:
         """Visual tokens [M, C] of each prompt, or None; a picture that several prompts share is encoded once."""
@@ -193,23 +208,24 @@ class Decoder:
         kv_heads, repeat, size = cache.num_kv_heads, cache.repeat, cache.head_dim
         batch, rows = groups * kv_heads, groups * kv_heads * samples
         prompt, columns = kept.prefix_v.shape[1], kept.tail_v.shape[1]
+        dtype = self.model.dtype
         cos, sin = rotary
         flat = fast_ops.reshape(qkv, [-1, size])
         flat = fast_ops.addmm(fast_ops.multiply(flat, cos), fast_ops.multiply(flat, sin), self.turn)
         heads = fast_ops.reshape(flat, [groups, samples, kv_heads, repeat + 2, size])
         q, k, v = fast_ops.split(fast_ops.transpose(heads, [0, 2, 1, 3, 4]), [repeat, 1, 1], 3)
-        fast_ops.write_column(kept.tail_k, fast_ops.reshape(k, [rows, size, 1]), column, 2)
-        fast_ops.write_column(kept.tail_v, fast_ops.reshape(v, [rows, 1, size]), column, 1)
+        fast_ops.write_column(kept.tail_k, fast_ops.reshape(k, [rows, size, 1]).astype(cache.dtype), column, 2)
+        fast_ops.write_column(kept.tail_v, fast_ops.reshape(v, [rows, 1, size]).astype(cache.dtype), column, 1)
         by_group = fast_ops.reshape(q, [batch, samples * repeat, size])
         if cache.prefix_mask is None:
-            on_prompt = fast_ops.bmm(by_group, kept.prefix_k)
+            on_prompt = fast_ops.bmm(by_group, kept.prefix_k.astype(dtype))
         else:
-            on_prompt = fast_ops.baddbmm(cache.prefix_mask, by_group, kept.prefix_k)
-        on_tail = fast_ops.baddbmm(cache.tail_mask, fast_ops.reshape(q, [rows, repeat, size]), kept.tail_k)
+            on_prompt = fast_ops.baddbmm(cache.prefix_mask, by_group, kept.prefix_k.astype(dtype))
+        on_tail = fast_ops.baddbmm(cache.tail_mask, fast_ops.reshape(q, [rows, repeat, size]), kept.tail_k.astype(dtype))
         scores = fast_ops.concat([fast_ops.reshape(on_prompt, [rows, repeat, prompt]), on_tail], 2)
         on_prompt, on_tail = fast_ops.split(fast_ops.softmax(scores), [prompt, columns], 2)
-        out = fast_ops.reshape(fast_ops.bmm(on_tail, kept.tail_v), [batch, samples * repeat, size])
+        out = fast_ops.reshape(fast_ops.bmm(on_tail, kept.tail_v.astype(dtype)), [batch, samples * repeat, size])
         on_prompt = fast_ops.reshape(on_prompt, [batch, samples * repeat, prompt])
-        out = fast_ops.baddbmm(out, on_prompt, kept.prefix_v)
+        out = fast_ops.baddbmm(out, on_prompt, kept.prefix_v.astype(dtype))
         out = fast_ops.transpose(fast_ops.reshape(out, [groups, kv_heads, samples, repeat, size]), [0, 2, 1, 3, 4])
         return fast_ops.reshape(out, [groups * samples, kv_heads * repeat * size])

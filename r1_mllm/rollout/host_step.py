@@ -18,25 +18,7 @@ import paddle
 from ..models import host, mkl
 from ..models.attention import MASKED
 from ..models.host import array
-from .cache import Cache
-
-
-class _Product:
-    """out [N, M] = x [N, C] @ weight [C, M], or added to out; x and out stay where they are."""
-
-    def __init__(self, x: np.ndarray, weight: paddle.Tensor, out: np.ndarray, add: bool):
-        rows, inner = x.shape
-        width = out.shape[1]
-        assert tuple(weight.shape) == (inner, width) and x.flags.c_contiguous and out.flags.c_contiguous
-        self.kept = x, weight, out
-        scale = 1.0 if add else 0.0
-        self.arguments = mkl.plain_product(
-            (rows, width, inner), x.ctypes.data, weight.data_ptr(), out.ctypes.data, scale
-        )
-        self.run = mkl.library().cblas_sgemm
-
-    def __call__(self) -> None:
-        self.run(*self.arguments)
+from .cache import Cache, LayerCache
 
 
 class _Buffers:
@@ -57,17 +39,28 @@ class _Buffers:
         self.both, self.gated = empty(rows, 2 * intermediate), empty(rows, intermediate)
 
 
-class _Layer:
-    """A layer's products, norms and caches as arrays."""
+class HostLayer:
+    """A layer's weights as they are when sampling begins."""
 
-    def __init__(self, weights, kept, buffers: _Buffers, cache: Cache):
+    def __init__(self, weights):
+        self.norm_1, self.norm_2, self.bias = host.arrays(weights.norm_1, weights.norm_2, weights.qkv_bias)
+        self.qkv, self.o, self.gate_up, self.down = map(
+            mkl.factor, (weights.qkv, weights.o, weights.gate_up, weights.down)
+        )
+        self.kept = weights.norm_1, weights.norm_2, weights.qkv_bias
+
+
+class _Layer:
+    """A layer's products with the buffers, norms and caches as arrays."""
+
+    def __init__(self, weights: HostLayer, kept: LayerCache, buffers: _Buffers, cache: Cache):
         (groups, samples), heads = cache.shape, cache.num_kv_heads
         b = buffers
-        self.norm_1, self.norm_2, self.bias = host.arrays(weights.norm_1, weights.norm_2, weights.qkv_bias)
-        self.qkv = _Product(b.normed, weights.qkv, b.qkv, add=False)
-        self.o = _Product(b.attended, weights.o, b.x, add=True)
-        self.gate_up = _Product(b.normed, weights.gate_up, b.both, add=False)
-        self.down = _Product(b.gated, weights.down, b.x, add=True)
+        self.norm_1, self.norm_2, self.bias = weights.norm_1, weights.norm_2, weights.bias
+        self.qkv = weights.qkv.prepared(b.normed, b.qkv, add=False)
+        self.o = weights.o.prepared(b.attended, b.x, add=True)
+        self.gate_up = weights.gate_up.prepared(b.normed, b.both, add=False)
+        self.down = weights.down.prepared(b.gated, b.x, add=True)
         self.prefix_k, self.prefix_v, self.tail_k, self.tail_v = host.arrays(
             kept.prefix_k, kept.prefix_v, kept.tail_k, kept.tail_v
         )
@@ -84,12 +77,12 @@ class HostStep:
         self.cache, self.generation = cache, cache.generation
         self.eps, self.rows = arch.rms_norm_eps, groups * samples
         self.buffers = _Buffers(self.rows, cache, arch.hidden_size, arch.intermediate_size)
-        pairs = zip(decoder.layers, cache.layers, strict=True)
+        pairs = zip(decoder.host_layers, cache.layers, strict=True)
         self.layers = [_Layer(weights, kept, self.buffers, cache) for weights, kept in pairs]
         text = decoder.model.text
         self.embedding, self.norm = host.arrays(text.embed_tokens.weight, text.norm.weight)
         self.out = paddle.empty([self.rows, arch.vocab_size])
-        self.head = _Product(self.buffers.normed, decoder.head, array(self.out), add=False)
+        self.head = decoder.host_head.prepared(self.buffers.normed, array(self.out), add=False)
         self.mask = self._mask()
         self.loops = host.loops()
 
