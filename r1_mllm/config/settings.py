@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from .lora import LoraConfig
+from .sharding import ShardingConfig
 from .stopping import StoppingConfig
 
 
@@ -84,6 +85,12 @@ class RolloutConfig:
     repetition_penalty: float = 1.0
     rollout_batch_rows: int = 256
     """Rows decoded together; waiting prompts join as rows finish."""
+    rollout_cache_mb: int | None = None
+    """Most memory for keys and values, MB of 2**20 bytes: prompts wait until theirs fit; None: no limit."""
+    cache_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type keys and values are kept in; auto: the model's own."""
+    prefill_tokens: int = 8192
+    """Prompt tokens read in one pass; a longer prompt is read in pieces."""
     dynamic_sampling: bool = False
     """Sample further prompts in place of groups that teach nothing, until the step holds mixed groups only (DAPO)."""
     filter_metric: Literal["reward", "accuracy"] = "reward"
@@ -186,6 +193,9 @@ class TrainingConfig:
     eval_num: int | None = None
     """Use only the first so many evaluation rows; None: all."""
     nonfinite: Literal["stop", "skip"] = "stop"
+    stall_timeout: float = 600.0
+    """Seconds without progress after which the stacks are written and the run ends (three times as many before the
+    first step is done); 0: wait for ever."""
     report_to: tuple[str, ...] = ("visualdl",)
     log_completions: bool = True
     logging_dir: str | None = None
@@ -215,6 +225,7 @@ class GrpoConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
 
     def __post_init__(self) -> None:
@@ -326,6 +337,7 @@ _AT_LEAST_ONE = (
     "max_prompt_length",
     "max_completion_length",
     "rollout_batch_rows",
+    "prefill_tokens",
     "max_num_gen_batches",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",

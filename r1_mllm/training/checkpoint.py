@@ -34,30 +34,15 @@ from safetensors.numpy import save_file
 from ..config import flatten, save_args
 from ..distributed import collectives
 from ..runtime import DISK, MODEL, OUTPUT, USAGE, VERSION, Stop
-from . import durable, rng
+from . import durable, rng, status
+from .companions import copy_companions
 
 WriteWeights = Callable[[Path], None]
 
-COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "processor_config.json",
-    "generation_config.json",
-)
-"""Files of a model folder that are copied beside the weights, so that a checkpoint loads alone."""
-
 FREE_KEYS = frozenset(
     "output_dir overwrite_output_dir resume_from_checkpoint logging_dir run_name logging_steps save_steps "
-    "save_total_limit eval_steps eval_num report_to log_completions "
-    "dataloader_num_workers".split()
+    "save_total_limit eval_steps eval_num report_to log_completions stall_timeout "
+    "dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
 )
 """Settings that may change between the parts of one run: they do not touch what is learnt."""
 
@@ -95,8 +80,12 @@ class ResumePoint:
     def restore_rng(self, rank: int = 0) -> None:
         """Set Python's, NumPy's and Paddle's generators as they were; a rank that did not exist then keeps its own."""
         path = self.path / "state" / f"rng-rank{rank:03d}.json"
-        if path.is_file():
+        if not path.is_file():
+            return
+        try:
             rng.restore(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise Stop(f"{path} is not a random state: {error}; resume from an earlier checkpoint", MODEL) from error
 
 
 @dataclass
@@ -108,6 +97,8 @@ class Run:
     save_total_limit: int | None = None
     rank: int = 0
     lock: TextIO | None = field(default=None, repr=False)
+    needed_bytes: int = 0
+    """About as much as a checkpoint takes; 0: not known yet."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What every manifest states besides its files: {"base_model": ...} of a run that trains adapters."""
 
@@ -160,6 +151,16 @@ class Run:
         self._on_first_rank(lambda: durable.publish(final, step, fill, self.facts), "final")
         return final
 
+    def expect(self, num_bytes: int) -> None:
+        """Refuse to start where two checkpoints of so many bytes do not fit; called on every rank."""
+        self.needed_bytes = num_bytes
+
+        def measure() -> None:
+            if shutil.disk_usage(self.output_dir).free < 2 * num_bytes:
+                raise OSError("there is no room for two")
+
+        self._on_first_rank(measure, "a checkpoint")
+
     def close(self) -> None:
         """Give the folder back."""
         if self.lock is not None:
@@ -173,7 +174,9 @@ class Run:
             try:
                 write()
             except (OSError, SafetensorError) as error:
-                problem = f"could not write {self.output_dir / what}: {error}; older checkpoints are untouched"
+                free = shutil.disk_usage(self.output_dir).free
+                room = f"about {self.needed_bytes} bytes needed, {free} free" if self.needed_bytes else f"{free} free"
+                problem = f"could not write {self.output_dir / what}: {error} ({room}); older checkpoints are untouched"
         problem = collectives.broadcast_object(problem)
         if problem:
             raise Stop(problem, DISK)
@@ -213,6 +216,7 @@ def open_run(config: Any, facts: Mapping[str, Any] | None = None, rank: int = 0)
         if lock is not None:
             lock.close()
         raise Stop(*refusal)
+    status.begin(folder, rank, training.stall_timeout)
     point = load_point(Path(path)) if path else None
     return Run(folder, point, training.save_total_limit, rank, lock)
 
@@ -262,15 +266,12 @@ def latest_valid(folder: Path) -> Path | None:
 
 def load_point(path: Path) -> ResumePoint:
     """Open a checkpoint (already verified) for resuming."""
-    saved = json.loads((path / "state" / "trainer.json").read_text(encoding="utf-8"))
-    return ResumePoint(path, int(saved["step"]), saved["trainer"])
-
-
-def copy_companions(source: Path | None, folder: Path) -> None:
-    """Copy tokenizer and processor files that are there; files already written stay."""
-    for name in COMPANIONS if source else ():
-        if (source / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(source / name, folder / name)
+    file = path / "state" / "trainer.json"
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        return ResumePoint(path, int(saved["step"]), dict(saved["trainer"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Stop(f"{file} is not what a run saves ({error!r}); resume from an earlier checkpoint", MODEL) from error
 
 
 def _prepare(config: Any, facts: dict[str, Any]) -> str | None:

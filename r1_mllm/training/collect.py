@@ -19,9 +19,11 @@ import numpy as np
 from .. import rewards
 from ..config import RolloutConfig
 from ..distributed import collectives
+from ..heartbeat import beat
 from ..objectives.advantages import all_equal
 from ..records import Group
 from ..runtime import REWARDS, Stop
+from . import faults
 from .session import Session
 from .step import Stopwatch, assign_advantages, phase_seed
 
@@ -85,6 +87,7 @@ def _collect_mixed(run: Session, watch: Stopwatch, rollout: Rollout) -> None:
 
 def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, rollout: Rollout) -> list[Group]:
     """Sample and score this rank's next counts[rank] groups; ranks with nothing to do return at once."""
+    beat("encode")
     numbers = run.stream.draw(counts)
     if not numbers:
         return []
@@ -93,9 +96,12 @@ def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, r
         run.ahead.prepare(run.stream.peek())
     _add(rollout.seconds, "time/encode", watch.lap())
     seed = phase_seed(run.config.training.seed, run.step, phase, run.place.rank)
+    beat("generate")
     completions = run.engine.generate(prompts, run.config.rollout.num_generations, seed=seed)
     _add(rollout.seconds, "time/generate", watch.lap())
     groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
+    beat("reward")
+    faults.reach(faults.SCORE)
     score(run, groups)
     _add(rollout.seconds, "time/reward", watch.lap())
     return groups

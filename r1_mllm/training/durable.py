@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .faults import reach
+
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
 _CHUNK_BYTES = 1 << 22
@@ -46,6 +48,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    reach("json-staged")
     os.replace(staging, path)
     sync_folder(path.parent)
 
@@ -97,6 +100,7 @@ def seal(folder: Path, step: int, facts: Mapping[str, Any] | None = None) -> Non
         entries[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "files": entries, **(facts or {})}
     manifest["self"] = _self_hash(manifest)
+    reach("save-flushed")
     write_json(folder / MANIFEST, manifest)
     for below in {path.parent for path in files.values()} | {folder}:
         sync_folder(below)
@@ -153,19 +157,32 @@ def staged(parent: Path) -> Iterator[Path]:
 def publish(final: Path, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any] | None = None) -> None:
     """Let `fill` write into a hidden folder, seal it and rename it to `final`; an older one of that name goes away."""
     with staged(final.parent) as staging:
+        reach("save-start")
         fill(staging)
+        reach("save-filled")
         seal(staging, step, facts)
+        reach("save-sealed")
         if final.exists():
             remove(final)
+            reach("save-replaced")
         os.rename(staging, final)
+        reach("save-renamed")
         sync_folder(final.parent)
+    reach("save-done")
 
 
 def remove(folder: Path) -> None:
     """Take a folder out of sight by one rename, then delete it; what cannot be deleted is left for `sweep`."""
     trash = folder.with_name(f".trash-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    reach("purge-start")
     os.rename(folder, trash)
+    reach("purge-renamed")
+    for path in list(_files_below(trash).values())[:1]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    reach("purge-half")
     shutil.rmtree(trash, ignore_errors=True)
+    reach("purge-done")
 
 
 def sweep(parent: Path) -> None:

@@ -9,7 +9,7 @@ from ..config.lora import ExportConfig
 from ..models import adapter_files
 from ..models.weights import load_pretrained, resolve, save_pretrained
 from ..runtime import MODEL, OUTPUT, Stop
-from .checkpoint import copy_companions
+from .companions import copy_companions
 
 
 def export(config: ExportConfig) -> Path:

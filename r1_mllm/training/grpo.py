@@ -13,12 +13,14 @@ from typing import Any
 
 from ..config import GrpoConfig
 from ..distributed import collectives
+from ..heartbeat import beat
 from ..records import Group
 from . import metrics
 from .collect import Rollout, collect, sampling_metrics
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .session import Session, open_session
 from .signals import StopRequest
+from .status import supervised
 from .step import (
     Packs,
     Stopwatch,
@@ -33,8 +35,9 @@ from .tracking import completion_rows
 
 def train(config: GrpoConfig) -> None:
     """Run GRPO as configured, from the start or from the last checkpoint of the same run, to the end."""
-    run = open_session(config)
-    to_the_end(run, lambda stop: _train(run, stop), lambda when: evaluate_accuracy(run, when))
+    with supervised():
+        run = open_session(config)
+        to_the_end(run, lambda stop: _train(run, stop), lambda when: evaluate_accuracy(run, when))
 
 
 def _train(run: Session, stop: StopRequest) -> None:
@@ -44,11 +47,13 @@ def _train(run: Session, stop: StopRequest) -> None:
         rollout = collect(run, watch)
         seconds = rollout.seconds
         parts = [(groups, pack_groups(groups, run.visual_ids, config)) for groups in _mini_batches(run, rollout.groups)]
+        beat("reference")
         for _, packs in parts:
             add_reference(packs, run.reference, config.rollout.temperature)
         seconds["time/reference"] = watch.lap()
         shared = _describe_rollout(run, rollout)
         for groups, packs in (parts * config.training.num_iterations)[: run.num_steps - run.step]:
+            beat("update")
             update = _update(run, groups, packs)
             seconds["time/update"] = watch.lap()
             _log(run, shared, update, seconds, watch.total())

@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .. import heartbeat
 from ..distributed import collectives
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
-from ..runtime import NONFINITE, STOPPED, Stop
-from . import durable, metrics
+from ..runtime import DISK, NONFINITE, STOPPED, Stop
+from . import durable, faults, metrics, status
 from .optimizer import learning_rate
 from .session import Session, greedy_engine
 from .signals import StopRequest
@@ -20,6 +21,9 @@ from .step import Update
 
 MAX_SKIPPED, SKIP_WINDOW = 3, 100
 """--nonfinite skip leaves out at most so many steps in any so many."""
+
+MAX_FAILED_SAVES = 3
+"""So many saves in a row may fail for want of disk space, the last of which ends the run."""
 
 
 def to_the_end(run: Session, train: Callable[[StopRequest], None], evaluate: Callable[[str], object]) -> None:
@@ -33,11 +37,15 @@ def to_the_end(run: Session, train: Callable[[StopRequest], None], evaluate: Cal
         if run.ended and (run.run.output_dir / "final").is_dir():
             run.tracker.message(f"{run.run.output_dir}: all {run.step} steps are done")
             return
+        heartbeat.beat("evaluation", run.step)
+        status.write("running")
         with StopRequest() as stop:
             if run.step == 0:
                 evaluate("before")
             train(stop)
+        heartbeat.beat("evaluation")
         evaluate("after")
+        heartbeat.beat("export")
         run.export()
     finally:
         run.close()
@@ -60,6 +68,7 @@ def take_step(run: Session, update: Update, offenders: Callable[[], Sequence[dic
         if not run.scale.overflow():
             _report_nonfinite(run, update, offenders())
     run.step += 1
+    heartbeat.finished(run.step)
 
 
 def _report_nonfinite(run: Session, update: Update, rows: Sequence[dict[str, Any]]) -> None:
@@ -109,12 +118,31 @@ def after_step(run: Session, before: int, stop: StopRequest, evaluate: Callable[
     if done and run.stopper.reason:
         run.tracker.message(f"step {run.step} is the last one: {run.stopper.reason}")
     if training.eval_steps and not done and _passed(before, run.step, training.eval_steps):
+        heartbeat.beat("evaluation")
         evaluate("during")
     asked = any(collectives.gather_objects(stop.asked))
     if done or asked or _passed(before, run.step, training.save_steps):
-        run.save()
+        _save(run, last=done or asked)
+        status.write("running")
     if asked and not done:
         raise Stop(f"stopped by a signal after step {run.step}; the same command continues", STOPPED)
+    heartbeat.beat("next step")
+    faults.reach(faults.STEP)
+
+
+def _save(run: Session, last: bool) -> None:
+    """Save; a disk that is full costs this checkpoint only, unless it is the last one or the third in a row."""
+    heartbeat.beat("save")
+    try:
+        run.save()
+    except Stop as stop:
+        run.failed_saves += 1
+        if stop.code != DISK or last or run.failed_saves >= MAX_FAILED_SAVES:
+            raise
+        left = MAX_FAILED_SAVES - run.failed_saves
+        run.tracker.message(f"ERROR: {stop}. Training goes on; {left} more in a row end it with exit code {DISK}")
+    else:
+        run.failed_saves = 0
 
 
 def _passed(before: int, now: int, every: int) -> bool:

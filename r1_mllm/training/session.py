@@ -75,6 +75,8 @@ class Session:
     """Steps left out because of non-finite numbers."""
     window: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the steps since the last logged line."""
+    failed_saves: int = 0
+    """Saves in a row that the disk did not take."""
     stopper: Stopper = field(default_factory=lambda: Stopper(StoppingConfig()))
     ahead: Ahead[Prompt] = field(init=False)
     """Prompts of examples by number, made while the model samples."""
@@ -201,7 +203,17 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
     )
     if point:
         _restore(session, point)
+    run.expect(_checkpoint_bytes(session))
     return session
+
+
+def _checkpoint_bytes(session: Session) -> int:
+    """Estimate the size of a checkpoint: the weights that are written, and the optimizer's arrays in float32."""
+    written = session.optimizer.weights if session.config.lora.use_peft else dict(session.model.named_parameters())
+    size = sum(weight.size * weight.element_size() for weight in written.values())
+    if not session.config.training.save_only_model:
+        size += 4 * sum(math.prod(shape) for shape in session.optimizer.state_dict_shapes().values())
+    return size
 
 
 def num_workers(data: DataConfig) -> int:
@@ -310,7 +322,10 @@ def _open_tracker(config: GrpoConfig, num_steps: int, first_step: int, rank: int
 def _restore(session: Session, point: checkpoint.ResumePoint) -> None:
     """Take over a checkpoint's optimizer, data position, counters and generators."""
     if point.has_optimizer:
-        session.optimizer.load_state_dict(point.optimizer_state(session.optimizer.state_dict_shapes()))
+        try:
+            session.optimizer.load_state_dict(point.optimizer_state(session.optimizer.state_dict_shapes()))
+        except ValueError as error:
+            raise Stop(f"{point.path}: {error}", MODEL) from error
     state = point.trainer
     session.stream.restore(state["stream"])
     session.scale.restore(state["scale"])

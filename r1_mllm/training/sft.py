@@ -34,6 +34,7 @@ from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the
 from .optimizer import AdamW, learning_rate
 from .session import Session, load_questions, load_within, num_workers, open_session
 from .signals import StopRequest
+from .status import supervised
 from .step import Stopwatch, Update, back_propagate, poisons, sum_passes
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,11 @@ EVALUATED_TOGETHER = 64
 
 def train(config: SftConfig) -> None:
     """Fine-tune as configured, from the start or from the last checkpoint of the same run, to the end."""
+    with supervised():
+        _fine_tune(config)
+
+
+def _fine_tune(config: SftConfig) -> None:
     held_out: list[Example] = []
     run = open_session(config, lambda *asked: load_lessons(*asked, held_out=held_out))
     num_shared(run.examples, held_out)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from types import TracebackType
+
+from . import status
 
 PATIENCE_SECONDS = 5.0
 """Launchers repeat a signal within moments; only a later one means "now"."""
@@ -32,7 +35,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: object) -> None:
         if self.asked and time.monotonic() - self._since > PATIENCE_SECONDS:
-            raise KeyboardInterrupt
+            status.write("aborted", 128 + number, f"a second signal {number}, {PATIENCE_SECONDS:g} s after the first")
+            os._exit(128 + number)  # checkpoints are whole or absent at any moment; nothing needs to be put away
         if not self.asked:
             self._since = time.monotonic()
         self.asked = True

@@ -39,6 +39,36 @@ INSTALL = {
 _SHOWN = ("reward", "loss", "kl", "completions/mean_length")
 
 
+class Lines:
+    """A JSONL file that is appended to; lines a full disk does not take wait for the next time."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self.path, self._warn = path, warn
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one line at once, so that a kill tears at most the last one."""
+        complain = not self._waiting
+        self._waiting += (json.dumps(plain(row), ensure_ascii=False) + "\n").encode("utf-8")
+        if (error := self._write()) and complain:
+            self._warn(f"warning: {self.path} cannot be written ({error}); its lines wait for room")
+
+    def close(self) -> None:
+        """Close the file; lines that still wait are lost, with a warning."""
+        if error := self._write():
+            self._warn(f"warning: {len(self._waiting)} bytes of {self.path} are lost ({error})")
+        self._file.close()
+
+    def _write(self) -> OSError | None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            return error
+        return None
+
+
 class Tracker:
     """Writes a run's logs; ranks other than 0 write nothing."""
 
@@ -68,8 +98,8 @@ class Tracker:
             return
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._completions = (folder / "completions.jsonl").open("a", encoding="utf-8")
+        self._metrics = Lines(folder / "metrics.jsonl", self.message)
+        self._completions = Lines(folder / "completions.jsonl", self.message)
         logs = Path(logging_dir) if logging_dir else folder / "logs"
         for name in dict.fromkeys(report_to):
             self._open(name.lower(), logs)
@@ -81,7 +111,7 @@ class Tracker:
         if not self.active:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        _append(self._metrics, {"step": step, **numbers})
+        self._metrics.append({"step": step, **numbers})
         for name in list(self._trackers):
             finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
             self._try(name, lambda outlet, finite=finite: outlet.write(step, finite))
@@ -93,7 +123,7 @@ class Tracker:
             return
         for group in groups:
             for row in completion_rows(step, group):
-                _append(self._completions, row)
+                self._completions.append(row)
 
     def message(self, text: str) -> None:
         """Print a line without tearing the progress bar."""
@@ -204,12 +234,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _append(file: Any, row: Mapping[str, Any]) -> None:
-    """Write one line at once, so that a kill tears at most the last one."""
-    file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
-    file.flush()
 
 
 def _visualdl(folder: Path) -> Outlet:

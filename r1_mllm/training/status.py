@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OUTPUT_DIR/status.json: whether the run goes on, and how it ended.  A launcher's own exit code does not tell.
+
+state   starting, running, done, stopped (by a signal, saved), aborted (by a second signal), failed, stalled
+step    optimizer steps taken        exit    the process's exit code; null while it runs
+reason  one sentence                 phase   what it was at        pid, host, time
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import heartbeat
+from ..runtime import DISK, STALLED, STOPPED, Stop
+from . import durable
+
+FILE = "status.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_folder: Path | None = None
+"""The output folder this process may write status.json to: rank 0 holding its lock."""
+
+
+def begin(folder: Path, rank: int, stall_timeout: float) -> None:
+    """Take over status.json of a folder whose lock is held, and begin to watch; called on every rank."""
+    global _folder
+    _folder = folder if rank == 0 else None
+
+    def on_stall(reason: str) -> None:
+        write("stalled", STALLED, reason)
+        print(f"r1-mllm: error: rank {rank}: {reason}", file=sys.stderr, flush=True)
+
+    try:
+        heartbeat.start(folder / "stacks" / f"rank{rank:03d}.txt", stall_timeout, on_stall)
+    except OSError as error:
+        print(f"warning: no watch for stalls: {error}", file=sys.stderr)
+    write("starting")
+
+
+def write(state: str, code: int | None = None, reason: str = "") -> None:
+    """Replace status.json; a full disk does not stand in the way of what is reported."""
+    if _folder is None:
+        return
+    latest = heartbeat.latest
+    record = {
+        "state": state,
+        "step": latest.step,
+        "exit": code,
+        "reason": reason,
+        "phase": latest.phase,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    with contextlib.suppress(OSError):
+        durable.write_json(_folder / FILE, record)
+
+
+@contextlib.contextmanager
+def supervised() -> Iterator[None]:
+    """While the body trains, whatever ends it is written to status.json; a full disk becomes a `Stop`."""
+    global _folder
+    try:
+        yield
+        write("done", 0)
+    except Stop as stop:
+        write("stopped" if stop.code == STOPPED else "failed", stop.code, str(stop))
+        raise
+    except OSError as error:
+        if error.errno not in _FULL:
+            write("failed", 1, f"{type(error).__name__}: {error}")
+            raise
+        write("failed", DISK, str(error))
+        raise Stop(f"{error.filename or 'the output folder'} cannot be written: {error.strerror}", DISK) from error
+    except BaseException as error:
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        write("failed", code, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        heartbeat.stop()
+        _folder = None
