@@ -95,6 +95,12 @@ class Processor:
             ValueError: unreadable picture (named), or as many pictures as image parts were expected.
         """
         text, ids = self._chat(messages, add_generation_prompt)
+        return self.prompt_of(text, ids, images, add_generation_prompt)
+
+    def prompt_of(
+        self, text: str, ids: np.ndarray, images: Sequence[Source] = (), add_generation_prompt: bool = True
+    ) -> Prompt:
+        """Prepare a chat given as `rendered` gives it."""
         opening = _OPENED.search(text) if add_generation_prompt else None
         return replace(self.encode_ids(ids, images), text=text, opening=opening.group() if opening else "")
 
@@ -146,12 +152,18 @@ class Processor:
         key = json.dumps([add_generation_prompt, messages], default=lambda _: "")
         with self._chats_lock:  # the worker that renders answers one at a time anyway
             if key not in self._chats:
-                check_texts(messages)
-                text = self.tokenizer.render(messages, add_generation_prompt)
                 while len(self._chats) >= MAX_CACHED_CHATS:
                     self._chats.pop(next(iter(self._chats)))
-                self._chats[key] = text, self.tokenizer.encode(text)
+                self._chats[key] = self.rendered(messages, add_generation_prompt)
             return self._chats[key]
+
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> tuple[str, np.ndarray]:
+        """Text of a chat and its ids [n] int64 with one placeholder per picture; nothing is kept for the next time."""
+        check_texts(messages)
+        text = self.tokenizer.render(messages, add_generation_prompt)
+        return text, self.tokenizer.encode(text)
 
     def check_count(self, ids: np.ndarray, num_images: int) -> None:
         """Refuse ids [n] whose placeholders are not as many as the pictures."""
