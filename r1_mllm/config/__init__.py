@@ -16,6 +16,7 @@ from .settings import (
     save_args,
 )
 from .sft import SftConfig
+from .sharding import ShardingConfig
 
 __all__ = [
     "DataConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "SftConfig",
+    "ShardingConfig",
     "TrainingConfig",
     "flatten",
     "save_args",

@@ -54,12 +54,17 @@ VALUES = {
     ("resume_from_checkpoint", "none"): "auto",
     ("scale_rewards", "true"): "group",
     ("scale_rewards", "false"): "none",
+    ("sharding", ""): "none",
+    ("sharding", "false"): "none",
+    ("sharding", "0"): "none",
+    ("sharding", "1"): "stage1",
+    ("sharding", "2"): "stage2",
+    ("sharding", "3"): "stage3",
 }
 """(our name, another program's value in lower case) -> our value."""
 
 _OFF = frozenset({"false", "0", "no", "none", ""})
 _ONE = frozenset({"1", "-1", "none"})
-_FULL_OPTIMIZER = "not sharded: every device keeps the whole optimizer state"
 _ONE_DEVICE = "each device holds the whole model; devices share the prompts"
 _FLOAT32 = "gradients and optimizer state are float32 always"
 _NO_DEEPSPEED = "training runs through Paddle's own data parallelism"
@@ -129,13 +134,10 @@ LEGACY = {
     "save_safetensors": Legacy("checkpoints are safetensors", frozenset({"true", "1", "yes"})),
     "save_strategy": Legacy("--save_steps decides", frozenset({"steps"})),
     "sep_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
-    "sharding": Legacy(_FULL_OPTIMIZER),
-    "sharding_parallel_config": Legacy(_FULL_OPTIMIZER),
-    "sharding_parallel_degree": Legacy(_FULL_OPTIMIZER),
+    "sharding_parallel_config": Legacy("passed over: exchanges are arranged by --sharding alone"),
     "skip_memory_metrics": Legacy("passed over"),
     "skip_profile_timer": Legacy("passed over"),
     "sync_ref_model": Legacy("the reference model stays as it was at the start", _OFF),
-    "tensor_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
     "test": Legacy("--sample_num takes fewer rows for a trial", _OFF),
     "tf32": Legacy("passed over: Paddle's own setting stays"),
     "trust_remote_code": Legacy("no code of a checkpoint is ever run", _OFF),

@@ -311,6 +311,8 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         yield f"dataloader_num_workers {config.data.dataloader_num_workers}: threads, 0 for none"
     if not 2 <= config.data.num_options <= 8:
         yield f"num_options {config.data.num_options}: choose 2 to 8"
+    if rollout.rollout_cache_mb is not None and rollout.rollout_cache_mb < 1:
+        yield f"rollout_cache_mb {rollout.rollout_cache_mb}: must be at least 1"
     if config.stopping.max_generated_tokens is not None and config.stopping.max_generated_tokens < 1:
         yield f"max_generated_tokens {config.stopping.max_generated_tokens}: must be at least 1"
     if training.bf16 and training.fp16:

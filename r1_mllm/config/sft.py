@@ -17,6 +17,7 @@ from .settings import (
     TrainingConfig,
     flatten,
 )
+from .sharding import ShardingConfig
 from .stopping import StoppingConfig
 
 
@@ -46,6 +47,7 @@ class SftConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-5))
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(output_dir="work_dirs/sft"))
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     evaluation: SftEvaluationConfig = field(default_factory=SftEvaluationConfig)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 from . import lora, tensor_file
-from .lora import AdapterSpec, live_name
+from .adapter_spec import AdapterSpec, live_name
 from .names import canonical, parameters
 from .qwen_vl import QwenVL
 from .weights import load_pretrained, resolve

@@ -11,7 +11,7 @@ import paddle
 
 from ..config import GrpoConfig
 from ..models import adapter_files, lora
-from ..models.lora import AdapterSpec
+from ..models.adapter_spec import AdapterSpec
 from ..models.qwen_vl import QwenVL
 from ..models.weights import load_pretrained, resolve, save_pretrained
 from ..runtime import MODEL, Stop

@@ -32,8 +32,9 @@ def test_the_flags_of_the_known_training_script_parse_verbatim(capsys):
     assert (config.training.bf16, config.training.fp16, config.model.freeze_vision) == (True, False, False)
     assert (config.model.attn_implementation, config.training.save_total_limit) == ("eager", 1)
     assert (config.training.report_to, config.training.logging_dir) == (("visualdl",), "work_dirs/x/logs")
+    assert (config.sharding.sharding, config.sharding.sharding_parallel_degree) == ("stage2", 8)
     told = capsys.readouterr().err.splitlines()
-    assert sum(line.startswith("note: --") for line in told) == 12
+    assert sum(line.startswith("note: --") for line in told) == 9
     assert "note: --amp_master_grad 1: gradients and optimizer state are float32 always" in told
 
 
@@ -122,7 +123,7 @@ def test_saved_settings_read_back_equal(tmp_path):
         (["--max_steps", "3", "4"], "--max_steps takes one value, got 2"),
         (["--max_steps"], "--max_steps takes one value, got 0"),
         (["stray"], "unexpected argument 'stray'"),
-        (["--tensor_parallel_degree", "2"], "not supported; each device holds the whole model"),
+        (["--pipeline_parallel_degree", "2"], "not supported; each device holds the whole model"),
         (["--use_dora"], "not supported"),
         (["--config", "nowhere.yaml"], "cannot be read"),
     ],
