@@ -83,6 +83,12 @@ def _export(argv: Sequence[str]) -> None:
     print(export(config))
 
 
+def _serve(argv: Sequence[str]) -> None:
+    from .serving.command import main as serve
+
+    serve(argv)
+
+
 def _quickstart_sft(argv: Sequence[str]) -> None:
     runtime.require_paddle()
     from .quickstart.supervised import main as supervised
@@ -246,6 +252,7 @@ COMMANDS = {
     "grpo": Command("train with GRPO", _grpo, "training.grpo"),
     "sft": Command("fine-tune on conversations", _sft, "training.sft"),
     "export": Command("merge an adapter into its base model", _export, "training.export"),
+    "serve": Command("answer chats over HTTP as OpenAI's API does", _serve, "serving.command"),
     "curriculum": Command("train in stages: judge, choice, open", _curriculum, "quickstart.curriculum"),
     "curriculum stage": Command("train one stage of a curriculum", _curriculum_stage, "quickstart.curriculum"),
     "curriculum compare": Command("a curriculum against open questions alone", _compare, "quickstart.curriculum"),
