@@ -179,12 +179,40 @@ class TextLayout:
         self.dense = DenseLayout(rectangles, len(visible_until), num_heads, head_dim, dtype)
 
 
+class ContinuedLayout:
+    """One prompt's next tokens, which also see what was read of it before; plain products on every device.
+
+    Serves one pass without gradients: layers take their earlier keys and values in order.
+    """
+
+    def __init__(
+        self, past: Sequence[paddle.Tensor], num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, dtype
+    ):
+        """Args: past: per layer keys and values [P, 2*K*D], or none for a prompt's first tokens."""
+        self.num_heads, self.head_dim, self.past = num_heads, head_dim, iter(past)
+        before = past[0].shape[0] if past else 0
+        tokens = np.arange(before + num_tokens)[None]
+        plan = _HeadPlan(num_heads, num_kv_heads)
+        rectangles = list(_causal_rectangles(plan, tokens[:, before:], tokens[:, :before]))
+        for rectangle in rectangles:
+            rectangle.home -= before * num_heads
+        self.dense = DenseLayout(rectangles, num_tokens, num_heads, head_dim, dtype)
+
+    def attend(self, qkv: paddle.Tensor) -> paddle.Tensor:
+        """qkv [T, (H + 2K) * D] of the next tokens, queries carrying 1/sqrt(D) -> [T, H * D]."""
+        kv = next(self.past, None)
+        if kv is not None:
+            no_queries = paddle.zeros([kv.shape[0], self.num_heads * self.head_dim], kv.dtype)
+            qkv = paddle.concat([paddle.concat([no_queries, kv], axis=1), qkv])
+        return attend_dense(qkv, self.dense)
+
+
 def flashmask_columns(visible_until: np.ndarray) -> np.ndarray:
     """FlashMask's column form of a pack: [1, 1, T, 1] int32; key j is masked for the queries from entry j on."""
     return np.ascontiguousarray(visible_until, np.int32)[None, None, :, None]
 
 
-def attend(qkv: paddle.Tensor, layout: TextLayout) -> paddle.Tensor:
+def attend(qkv: paddle.Tensor, layout: TextLayout | ContinuedLayout) -> paddle.Tensor:
     """Causal packed attention.
 
     Args:
@@ -193,6 +221,8 @@ def attend(qkv: paddle.Tensor, layout: TextLayout) -> paddle.Tensor:
     Returns:
         [T, H * D].
     """
+    if isinstance(layout, ContinuedLayout):
+        return layout.attend(qkv)
     if layout.flash:
         heads, kv_heads, head_dim = layout.num_heads, layout.num_kv_heads, layout.head_dim
         width, kv_width = heads * head_dim, kv_heads * head_dim

@@ -34,6 +34,10 @@ class LayerCache:
     tail_v: paddle.Tensor
     """[B*K*S, L, D]."""
 
+    def astype(self, dtype: str) -> LayerCache:
+        """Copy into another type."""
+        return LayerCache(*(tensor.astype(dtype) for tensor in vars(self).values()))
+
 
 @dataclass
 class Prefill:
@@ -50,8 +54,10 @@ class Prefill:
 class Cache:
     """The caches of all layers and the masks that belong to them."""
 
-    def __init__(self, num_kv_heads: int, repeat: int, head_dim: int, dtype: str):
-        self.num_kv_heads, self.repeat, self.head_dim, self.dtype = num_kv_heads, repeat, head_dim, dtype
+    def __init__(self, num_kv_heads: int, repeat: int, head_dim: int, dtype: str, score_dtype: str):
+        """Args: dtype: of keys and values.  score_dtype: of the scores, and so of the masks."""
+        self.num_kv_heads, self.repeat, self.head_dim = num_kv_heads, repeat, head_dim
+        self.dtype, self.score_dtype = dtype, score_dtype
         self.layers: list[LayerCache] = []
         self.prompt_lengths = np.zeros([0], np.int64)
         self.first_column = np.zeros([0, 0], np.int64)
@@ -102,13 +108,10 @@ class Cache:
             heads = np.arange(self.num_kv_heads)
             prefix_index = paddle.to_tensor((groups[:, None] * self.num_kv_heads + heads).reshape(-1))
         num_layers = len(added.kv) if added is not None else len(self.layers)
-        self.layers = [
-            LayerCache(
-                *self._prefix(i_layer, prefix_index, added, longest),
-                *self._tail(i_layer, tail_index, (shift, self.column), columns),
-            )
-            for i_layer in range(num_layers)
-        ]
+        for i_layer in range(num_layers):  # one at a time: two whole caches at once would double the memory
+            prefix = self._prefix(i_layer, prefix_index, added, longest)
+            tail = self._tail(i_layer, tail_index, (shift, self.column), columns)
+            self.layers[i_layer : i_layer + 1] = [LayerCache(*prefix, *tail)]
         self.first_column = (first - shift).reshape(sources.shape)
         self.column = used
         self._make_masks(columns, longest)
@@ -165,13 +168,13 @@ class Cache:
             hidden = np.arange(longest)[None] >= self.prompt_lengths[:, None]
             mask = np.where(hidden, MASKED, 0.0).astype(np.float32)[:, None, None]
             mask = np.broadcast_to(mask, [num_groups, kv_heads, samples * repeat, longest])
-            self.prefix_mask = paddle.to_tensor(mask.reshape([-1, samples * repeat, longest])).astype(self.dtype)
+            self.prefix_mask = paddle.to_tensor(mask.reshape([-1, samples * repeat, longest])).astype(self.score_dtype)
         place = np.arange(columns)[None, None]
         seen = (place >= self.first_column[:, :, None]) & (place < self.column)
         mask = np.where(seen, 0.0, MASKED).astype(np.float32)[:, None, :, None]
         mask = np.broadcast_to(mask, [num_groups, kv_heads, samples, repeat, columns])
-        self.tail_mask = paddle.to_tensor(mask.reshape([-1, repeat, columns]), dtype=self.dtype)
-        self.open = paddle.zeros([self.tail_mask.shape[0], repeat, 1], self.dtype)
+        self.tail_mask = paddle.to_tensor(mask.reshape([-1, repeat, columns]), dtype=self.score_dtype)
+        self.open = paddle.zeros([self.tail_mask.shape[0], repeat, 1], self.score_dtype)
 
     def open_column(self) -> int:
         """Make the next column visible to every row and return its number; the caller fills it in every layer."""

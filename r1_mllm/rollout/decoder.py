@@ -77,11 +77,12 @@ class Decoder:
         """Args: cache_dtype: of keys and values; auto: the model's own."""
         self.model, self.arch = model, model.arch.text
         self.cache_dtype = model.dtype if cache_dtype == "auto" else cache_dtype
+        self.casts = self.cache_dtype != model.dtype
         self.head = model.text.head_weight
         self.turn = half_turn(self.arch.head_dim, model.dtype)
         self.tables: tuple[paddle.Tensor, paddle.Tensor] | None = None
         self.num_positions = 0
-        self.on_host = host.serves(self.head) and self.cache_dtype == model.dtype
+        self.on_host = host.serves(self.head) and not self.casts
         self.host_step: HostStep | None = None
 
     @functools.cached_property
@@ -208,24 +209,27 @@ class Decoder:
         kv_heads, repeat, size = cache.num_kv_heads, cache.repeat, cache.head_dim
         batch, rows = groups * kv_heads, groups * kv_heads * samples
         prompt, columns = kept.prefix_v.shape[1], kept.tail_v.shape[1]
-        dtype = self.model.dtype
         cos, sin = rotary
         flat = fast_ops.reshape(qkv, [-1, size])
         flat = fast_ops.addmm(fast_ops.multiply(flat, cos), fast_ops.multiply(flat, sin), self.turn)
         heads = fast_ops.reshape(flat, [groups, samples, kv_heads, repeat + 2, size])
         q, k, v = fast_ops.split(fast_ops.transpose(heads, [0, 2, 1, 3, 4]), [repeat, 1, 1], 3)
-        fast_ops.write_column(kept.tail_k, fast_ops.reshape(k, [rows, size, 1]).astype(cache.dtype), column, 2)
-        fast_ops.write_column(kept.tail_v, fast_ops.reshape(v, [rows, 1, size]).astype(cache.dtype), column, 1)
+        if self.casts:
+            k, v = k.astype(cache.dtype), v.astype(cache.dtype)
+        fast_ops.write_column(kept.tail_k, fast_ops.reshape(k, [rows, size, 1]), column, 2)
+        fast_ops.write_column(kept.tail_v, fast_ops.reshape(v, [rows, 1, size]), column, 1)
+        if self.casts:
+            kept = kept.astype(self.model.dtype)
         by_group = fast_ops.reshape(q, [batch, samples * repeat, size])
         if cache.prefix_mask is None:
-            on_prompt = fast_ops.bmm(by_group, kept.prefix_k.astype(dtype))
+            on_prompt = fast_ops.bmm(by_group, kept.prefix_k)
         else:
-            on_prompt = fast_ops.baddbmm(cache.prefix_mask, by_group, kept.prefix_k.astype(dtype))
-        on_tail = fast_ops.baddbmm(cache.tail_mask, fast_ops.reshape(q, [rows, repeat, size]), kept.tail_k.astype(dtype))
+            on_prompt = fast_ops.baddbmm(cache.prefix_mask, by_group, kept.prefix_k)
+        on_tail = fast_ops.baddbmm(cache.tail_mask, fast_ops.reshape(q, [rows, repeat, size]), kept.tail_k)
         scores = fast_ops.concat([fast_ops.reshape(on_prompt, [rows, repeat, prompt]), on_tail], 2)
         on_prompt, on_tail = fast_ops.split(fast_ops.softmax(scores), [prompt, columns], 2)
-        out = fast_ops.reshape(fast_ops.bmm(on_tail, kept.tail_v.astype(dtype)), [batch, samples * repeat, size])
+        out = fast_ops.reshape(fast_ops.bmm(on_tail, kept.tail_v), [batch, samples * repeat, size])
         on_prompt = fast_ops.reshape(on_prompt, [batch, samples * repeat, prompt])
-        out = fast_ops.baddbmm(out, on_prompt, kept.prefix_v.astype(dtype))
+        out = fast_ops.baddbmm(out, on_prompt, kept.prefix_v)
         out = fast_ops.transpose(fast_ops.reshape(out, [groups, kv_heads, samples, repeat, size]), [0, 2, 1, 3, 4])
         return fast_ops.reshape(out, [groups * samples, kv_heads * repeat * size])

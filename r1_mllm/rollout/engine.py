@@ -14,15 +14,13 @@ import numpy as np
 import paddle
 
 from ..config import RolloutConfig
-from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..records import Completion, Prompt
+from .admission import CacheBudget, by_expected_length
 from .cache import Cache
 from .decoder import Decoder
+from .prefill import read
 from .sampling import Draw, Sampler, row_uniforms
-
-PREFILL_TOKENS = 8192
-"""Prompt tokens read in one pass, unless one prompt is longer."""
 
 DEAD_SHARE = 0.25
 """Rows are regrouped once this share of them has stopped."""
@@ -49,6 +47,15 @@ class Job:
     prompt: Prompt
     rows: list[Row]
 
+    def expected(self, lengths: Sequence[float | None]) -> float | None:
+        """The largest of the expected lengths of the caller's prompts merged here; None when none is known."""
+        return max((known for row in self.rows if (known := lengths[row.prompt]) is not None), default=None)
+
+    def parts(self, budget: CacheBudget) -> list[Job]:
+        """Cut a job whose rows do not fit into memory together; its prompt is then read several times."""
+        most = budget.rows_of(len(self.prompt.ids), len(self.rows))
+        return [Job(self.prompt, self.rows[start : start + most]) for start in range(0, len(self.rows), most)]
+
 
 def _jobs(prompts: Sequence[Prompt], n: int, seed: int, length: int) -> tuple[list[Job], list[list[Row]]]:
     """Merge equal prompts; also return each caller's prompt's rows."""
@@ -69,6 +76,8 @@ class Engine:
     def __init__(self, model: QwenVL, tokenizer, config: RolloutConfig):
         """Args: tokenizer: a processing.Tokenizer (decode, stop_ids, banned_ids)."""
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.peak_cache_bytes = 0
+        """Keys and values of the latest call at their largest."""
 
     def sampler(self, greedy: bool) -> Sampler:
         """The sampler of one call; benchmarks replace it to force lengths."""
@@ -82,6 +91,7 @@ class Engine:
         seed: int,
         greedy: bool = False,
         max_new_tokens: int | None = None,
+        expected: Sequence[float | None] | None = None,
     ) -> list[list[Completion]]:
         """Sample n completions of each prompt.
 
@@ -90,6 +100,7 @@ class Engine:
                 is in the batch.
             greedy: take the most probable token instead of sampling.
             max_new_tokens: overrides max_completion_length.
+            expected: tokens of a prompt's completions as far as they are known; the longest begin first.
 
         Returns:
             For each prompt its n completions, in order.
@@ -98,8 +109,11 @@ class Engine:
             raise ValueError(f"generate needs at least one prompt and n >= 1, got {len(prompts)} prompts and n={n}")
         length = max_new_tokens or self.config.max_completion_length
         jobs, per_prompt = _jobs(prompts, n, seed, length)
-        run = Run(Decoder(self.model), self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
-        run.complete(jobs)
+        decoder = Decoder(self.model, self.config.cache_dtype)
+        run = Run(decoder, self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
+        order = range(len(jobs)) if expected is None else by_expected_length([job.expected(expected) for job in jobs])
+        run.complete([part for i in order for part in jobs[i].parts(run.budget)])
+        self.peak_cache_bytes = run.peak_cache_bytes
         return [
             [self._completion(row, prompt.opening) for row in rows]
             for prompt, rows in zip(prompts, per_prompt, strict=True)
@@ -117,6 +131,8 @@ class Run:
     def __init__(self, decoder: Decoder, sampler: Sampler, stop_ids: set[int], length: int, config: RolloutConfig):
         self.decoder, self.sampler, self.stop_ids, self.length, self.config = decoder, sampler, stop_ids, length, config
         self.cache: Cache = decoder.new_cache()
+        self.budget = CacheBudget.of(decoder.arch, self.cache.dtype, length, config.rollout_cache_mb)
+        self.peak_cache_bytes = 0
         self.jobs: list[Job] = []
         self.grid: list[list[Row | None]] = []
         """[B][S]: None where a group has no row for this place."""
@@ -146,15 +162,26 @@ class Run:
             return True
         places = sum(len(line) for line in self.grid)
         rectangle = sum(count > 0 for count in counts) * max(counts)
-        joins = bool(waiting) and live + len(waiting[0].rows) <= self.config.rollout_batch_rows
+        kept = [(job, count) for job, count in zip(self.jobs, counts, strict=True) if count]
+        joins = bool(waiting) and self._fits([*kept, (waiting[0], len(waiting[0].rows))])
         return min(rectangle, live if joins else places) <= (1 - DEAD_SHARE) * places
 
-    def _admit(self, waiting: deque, live: int) -> list[Job]:
-        admitted: list[Job] = []
-        while waiting and (not (admitted or live) or live + len(waiting[0].rows) <= self.config.rollout_batch_rows):
-            live += len(waiting[0].rows)
-            admitted.append(waiting.popleft())
-        return admitted
+    def _fits(self, together: Sequence[tuple[Job, int]]) -> bool:
+        """Say whether jobs with so many rows each may be decoded together."""
+        counts = [count for _, count in together]
+        lengths = [len(job.prompt.ids) for job, _ in together]
+        return sum(counts) <= self.config.rollout_batch_rows and self.budget.fits(lengths, max(counts))
+
+    def _admit(self, waiting: deque, kept: Sequence[tuple[Job, int]]) -> list[Job]:
+        """Take those waiting, in order, that fit beside the jobs and rows kept; one always where nothing is kept."""
+        together, num_kept = list(kept), len(kept)
+        while waiting:
+            candidate = (waiting[0], len(waiting[0].rows))
+            if together and not self._fits([*together, candidate]):
+                break
+            together.append(candidate)
+            waiting.popleft()
+        return [job for job, _ in together[num_kept:]]
 
     def _regrid(self, waiting: deque) -> None:
         """Drop stopped rows, close the gaps, let waiting prompts join."""
@@ -165,7 +192,7 @@ class Run:
             if live:
                 lines.append((i_group, live))
         kept = np.array([group for group, _ in lines], np.int64)
-        admitted = self._admit(waiting, sum(len(live) for _, live in lines))
+        admitted = self._admit(waiting, [(self.jobs[group], len(live)) for group, live in lines])
         self.jobs = [self.jobs[group] for group in kept] + admitted
         lines += [(-1, [(-1, row) for row in job.rows]) for job in admitted]
         if not lines:
@@ -178,37 +205,19 @@ class Run:
             for i_row, (source, row) in enumerate(live):
                 sources[i_group, i_row] = source
                 self.grid[i_group][i_row] = row
-        added, logits = self._read(admitted) if admitted else (None, None)
+        added, logits = None, None
+        if admitted:
+            added, logits = read(self.decoder, [job.prompt for job in admitted], self.config.prefill_tokens)
+            if self.decoder.casts:
+                added.kv = [kv.astype(self.cache.dtype) for kv in added.kv]
+        self.decoder.host_step = None  # it would keep the old cache's memory beside the new one's
         self.cache.regrid(sources, kept, added)
+        self.peak_cache_bytes = max(self.peak_cache_bytes, self.cache.bytes())
         self.next_positions = np.array([job.prompt.next_position for job in self.jobs], np.int64)
         if self.sampler.needs_history:
             self.seen = self._history()
         if admitted:
             self._first_tokens(logits, len(kept))
-
-    def _read(self, admitted: list[Job]):
-        """Prefill, several passes side by side; returns one Prefill and logits [admitted, V]."""
-        prompts = [job.prompt for job in admitted]
-        visual = self.decoder.encode_images(prompts)
-        limit = min(PREFILL_TOKENS, -(-sum(len(prompt.ids) for prompt in prompts) // threads.count()))
-        passes: list[list[int]] = [[]]
-        tokens = 0
-        for i, prompt in enumerate(prompts):
-            if passes[-1] and tokens + len(prompt.ids) > limit:
-                passes.append([])
-                tokens = 0
-            passes[-1].append(i)
-            tokens += len(prompt.ids)
-        found = threads.run(
-            lambda members: self.decoder.prefill([prompts[i] for i in members], [visual[i] for i in members]), passes
-        )
-        parts, logits = zip(*found, strict=True)
-        first = parts[0]
-        for part in parts[1:]:
-            first.starts = np.concatenate([first.starts, part.starts + first.kv[0].shape[0]])
-            first.lengths = np.concatenate([first.lengths, part.lengths])
-            first.kv = [paddle.concat(pair) for pair in zip(first.kv, part.kv, strict=True)]
-        return first, logits[0] if len(logits) == 1 else paddle.concat(logits)
 
     def _history(self) -> paddle.Tensor:
         """[B*S, V] float32 0 or 1: ids of the prompt and of the completion so far."""

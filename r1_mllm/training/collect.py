@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import rewards
-from ..config import RolloutConfig
+from ..config import GrpoConfig, RolloutConfig
 from ..distributed import collectives
 from ..heartbeat import beat
 from ..objectives.advantages import all_equal
@@ -40,6 +40,8 @@ class Rollout:
     """Unmixed groups that were sampled and not used: without pixels, their advantages 0."""
     seconds: dict[str, float] = field(default_factory=dict)
     """time/NAME -> seconds."""
+    lengths: dict[int, float] = field(default_factory=dict)
+    """Example number -> mean tokens of its completions, where a later rollout may make use of that."""
     counts: dict[str, int] = field(default_factory=dict)
     """dynamic_sampling/NAME -> this rank's number, for `SAMPLING_METRICS`; empty without dynamic sampling."""
 
@@ -59,8 +61,19 @@ def collect(run: Session, watch: Stopwatch) -> Rollout:
     assign_advantages(rollout.groups, run.weights, run.config)
     for group in rollout.dropped:
         group.advantages = np.zeros(len(group.completions))
+    if _prompts_wait(run.config):
+        for lengths in collectives.gather_objects(rollout.lengths):
+            run.lengths |= lengths
     _add(rollout.seconds, "time/reward", watch.lap())
     return rollout
+
+
+def _prompts_wait(config: GrpoConfig) -> bool:
+    """Say whether prompts may have to wait while others are decoded; only then it matters which come first."""
+    training, settings = config.training, config.rollout
+    prompts = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    rows = prompts * settings.num_generations
+    return rows > settings.rollout_batch_rows or settings.rollout_cache_mb is not None
 
 
 def _collect_mixed(run: Session, watch: Stopwatch, rollout: Rollout) -> None:
@@ -97,7 +110,11 @@ def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, r
     _add(rollout.seconds, "time/encode", watch.lap())
     seed = phase_seed(run.config.training.seed, run.step, phase, run.place.rank)
     beat("generate")
-    completions = run.engine.generate(prompts, run.config.rollout.num_generations, seed=seed)
+    expected = [run.lengths.get(number) for number in numbers] if run.lengths else None
+    completions = run.engine.generate(prompts, run.config.rollout.num_generations, seed=seed, expected=expected)
+    if _prompts_wait(run.config):
+        means = (float(np.mean([len(one.ids) for one in group])) for group in completions)
+        rollout.lengths.update(zip(numbers, means, strict=True))
     _add(rollout.seconds, "time/generate", watch.lap())
     groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
     beat("reward")

@@ -101,6 +101,7 @@ def _describe_rollout(run: Session, rollout: Rollout) -> dict[str, float]:
         "num_tokens": run.num_tokens,
         "num_generated_tokens": run.stopper.num_generated,
         "rollout_tokens": tokens,
+        "rollout_cache_mb": run.engine.peak_cache_bytes / 2**20,
     }
 
 

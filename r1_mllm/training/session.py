@@ -78,6 +78,8 @@ class Session:
     failed_saves: int = 0
     """Saves in a row that the disk did not take."""
     stopper: Stopper = field(default_factory=lambda: Stopper(StoppingConfig()))
+    lengths: dict[int, float] = field(default_factory=dict)
+    """Example number -> mean tokens of its latest completions, any rank; kept where prompts may have to wait."""
     ahead: Ahead[Prompt] = field(init=False)
     """Prompts of examples by number, made while the model samples."""
 
@@ -116,6 +118,7 @@ class Session:
             "skipped": self.skipped,
             "window": self.window,
             "stopper": self.stopper.state(),
+            "lengths": self.lengths,
         }
         optimizer = None if self.config.training.save_only_model else self.optimizer.state_dict()
         self.run.save(self.step, self._write_weights, optimizer, state, self.source)
@@ -331,6 +334,7 @@ def _restore(session: Session, point: checkpoint.ResumePoint) -> None:
     session.scale.restore(state["scale"])
     session.step, session.num_tokens = point.step, int(state["num_tokens"])
     session.skipped, session.window = list(state["skipped"]), list(state["window"])
+    session.lengths = {int(number): length for number, length in state.get("lengths", {}).items()}
     if "stopper" in state:
         session.stopper.restore(state["stopper"])
     point.restore_rng(session.place.rank)
@@ -341,5 +345,8 @@ def greedy_engine(session: Session) -> Engine:
     rollout = RolloutConfig(
         max_completion_length=session.config.rollout.max_completion_length,
         rollout_batch_rows=session.config.rollout.rollout_batch_rows,
+        rollout_cache_mb=session.config.rollout.rollout_cache_mb,
+        cache_dtype=session.config.rollout.cache_dtype,
+        prefill_tokens=session.config.rollout.prefill_tokens,
     )
     return Engine(session.model, session.processor.tokenizer, rollout)

@@ -12,8 +12,11 @@ from r1_mllm.data.pack import pack
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.records import Example, Group
+from r1_mllm.rollout import prefill
+from r1_mllm.rollout.cache import Cache
 from r1_mllm.rollout.decoder import Decoder
 from r1_mllm.rollout.engine import Engine
+from r1_mllm.runtime import Stop
 
 FOLDER = Path(__file__).parents[1] / "golden" / "cases" / "e2e"
 
@@ -135,3 +138,68 @@ def test_nothing_to_do_is_an_error(model, processor, prompts):
     engine = Engine(model, processor.tokenizer, RolloutConfig())
     with pytest.raises(ValueError, match="n=0"):
         engine.generate(prompts, 0, seed=0)
+
+
+@pytest.mark.parametrize("most", [1, 7, 30])
+def test_a_long_prompt_read_in_pieces_gives_the_same_cache_and_logits(model, prompts, most):
+    decoder = Decoder(model)
+    want, logits = prefill.read(decoder, prompts, 8192)
+    got, in_pieces = prefill.read(decoder, prompts, most)
+    np.testing.assert_allclose(in_pieces.numpy(), logits.numpy(), atol=2e-5)
+    np.testing.assert_array_equal(got.lengths, want.lengths)
+    for ours, theirs in zip(got.kv, want.kv, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5)
+
+
+def test_no_pass_is_longer_than_prefill_tokens(model, processor, prompts, monkeypatch):
+    passes, embed = [], type(model.text).forward
+    monkeypatch.setattr(
+        type(model.text), "forward", lambda self, x, *rest: (passes.append(len(x)), embed(self, x, *rest))[1]
+    )
+    config = RolloutConfig(max_completion_length=3, prefill_tokens=16)
+    Engine(model, processor.tokenizer, config).generate(prompts, 2, seed=0)
+    assert max(passes) == 16 and sum(passes) == sum(len(prompt.ids) for prompt in prompts)
+
+
+@pytest.mark.parametrize("mb", [0.11, 0.17, 0.3])
+def test_memory_for_keys_and_values_is_kept_within_its_limit(model, processor, prompts, mb, monkeypatch):
+    """0.11 MB holds one row of the longest prompt: its job is cut, too."""
+    largest, regrid = [], Cache.regrid
+    monkeypatch.setattr(Cache, "regrid", lambda self, *args: (regrid(self, *args), largest.append(self.bytes()))[0])
+    free = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=100))
+    want = free.generate(prompts, 3, seed=5)
+    assert free.peak_cache_bytes == max(largest) > 0.3 * 2**20
+    largest.clear()
+    bound = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=100, rollout_cache_mb=mb))
+    assert ids_of(bound.generate(prompts, 3, seed=5)) == ids_of(want)
+    assert bound.peak_cache_bytes == max(largest) <= mb * 2**20
+
+
+def test_a_limit_below_one_row_says_what_it_needs(model, processor, prompts):
+    engine = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=4000, rollout_cache_mb=1))
+    with pytest.raises(Stop, match=r"rollout_cache_mb 1: one row of a prompt of \d+ tokens and .* needs \d+ MB"):
+        engine.generate(prompts, 3, seed=5)
+
+
+def test_the_longest_expected_begin_first_and_sample_the_same(model, processor, prompts, monkeypatch):
+    begun, read = [], prefill.read
+    monkeypatch.setattr(
+        "r1_mllm.rollout.engine.read",
+        lambda decoder, waiting, most: (begun.extend(len(one.ids) for one in waiting), read(decoder, waiting, most))[1],
+    )
+    engine = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=40, rollout_batch_rows=3))
+    want = engine.generate(prompts, 3, seed=5)
+    assert begun == [len(prompt.ids) for prompt in prompts]
+    begun.clear()
+    assert ids_of(engine.generate(prompts, 3, seed=5, expected=[7.0, None, 30.0])) == ids_of(want)
+    assert begun == [len(prompts[i].ids) for i in (2, 1, 0)]
+
+
+def test_a_smaller_cache_type_takes_half_the_memory_and_nearly_the_same_tokens(model, processor, prompts):
+    want = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=12))
+    half = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=12, cache_dtype="bfloat16"))
+    pairs = zip(want.generate(prompts, 2, seed=5), half.generate(prompts, 2, seed=5), strict=True)
+    assert 2 * half.peak_cache_bytes == want.peak_cache_bytes
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours[0].logprobs[0], theirs[0].logprobs[0], atol=1e-5)  # read before any cache
+        assert [one.ids[0] for one in ours] == [one.ids[0] for one in theirs]

@@ -223,5 +223,34 @@ def test_the_step_that_needs_a_broken_picture_is_the_one_that_fails(opened):
     run.stream.restore(state)
     run.ahead.prepare([*first, *run.stream.peek()])
     assert len(run.ahead.take(first)) == 2
-    with pytest.raises(Stop, match="rows.json"):
+    with pytest.raises(Stop, match=r"rows\.json"):
         collect.collect(run, Stopwatch())
+
+
+def test_lengths_of_earlier_completions_decide_who_begins_first_and_survive_a_checkpoint(opened, monkeypatch):
+    changes = {"dynamic_sampling": False, "rollout_batch_rows": 2, "per_device_train_batch_size": 6}
+    run = opened(**changes)
+    expected, generate = [], type(run.engine).generate
+
+    def spy(self, prompts, n, **options):
+        expected.append(options["expected"])
+        return generate(self, prompts, n, **options)
+
+    monkeypatch.setattr(type(run.engine), "generate", spy)
+    first = [collect.collect(run, Stopwatch()).groups for _ in range(2)]
+    numbers = {number: group for groups in first for number, group in zip(numbers_of(groups), groups, strict=True)}
+    assert run.lengths == {
+        number: sum(len(one.ids) for one in group.completions) / 2 for number, group in numbers.items()
+    }
+    coming = run.stream.peek()
+    collect.collect(run, Stopwatch())
+    assert expected == [
+        None,
+        [None] * 6,
+        [numbers[i] and sum(len(c.ids) for c in numbers[i].completions) / 2 for i in coming],
+    ]
+    run.step = 1
+    run.save()
+    kept = dict(run.lengths)
+    run.close()
+    assert opened(**changes).lengths == kept

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading prompts before their completions are sampled: in passes side by side, a long prompt in pieces.
+
+Shape letters: T packed prompt tokens, C hidden size, K key/value heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+
+from ..models import threads
+from ..models.attention import ContinuedLayout
+from ..models.layers import RotaryTables
+from ..models.text import rope_angles
+from ..records import Prompt
+from .cache import Prefill
+from .decoder import Decoder
+
+
+def read(decoder: Decoder, prompts: Sequence[Prompt], most: int) -> tuple[Prefill, paddle.Tensor]:
+    """Read prompts in passes of at most `most` tokens; several passes run side by side where threads allow.
+
+    Returns:
+        what the cache needs, and the logits [prompts, V] of the first completion token.
+    """
+    visual = decoder.encode_images(prompts)
+    lengths = [len(prompt.ids) for prompt in prompts]
+    passes = passes_of(lengths, min(most, -(-sum(lengths) // threads.count())))
+
+    def run(members: Sequence[int]) -> tuple[Prefill, paddle.Tensor]:
+        if lengths[members[0]] > most:
+            return _in_pieces(decoder, prompts[members[0]], visual[members[0]], most)
+        return decoder.prefill([prompts[i] for i in members], [visual[i] for i in members])
+
+    parts, logits = zip(*threads.run(run, passes), strict=True)
+    return _joined(parts), logits[0] if len(logits) == 1 else paddle.concat(logits)
+
+
+def passes_of(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Share prompts, in order, out to passes of at most `limit` tokens; a longer prompt has one to itself."""
+    passes: list[list[int]] = [[]]
+    tokens = 0
+    for i, length in enumerate(lengths):
+        if passes[-1] and tokens + length > limit:
+            passes.append([])
+            tokens = 0
+        passes[-1].append(i)
+        tokens += length
+    return passes
+
+
+def _joined(parts: Sequence[Prefill]) -> Prefill:
+    first = parts[0]
+    for part in parts[1:]:
+        first.starts = np.concatenate([first.starts, part.starts + first.kv[0].shape[0]])
+        first.lengths = np.concatenate([first.lengths, part.lengths])
+        first.kv = [paddle.concat(pair) for pair in zip(first.kv, part.kv, strict=True)]
+    return first
+
+
+def _in_pieces(
+    decoder: Decoder, prompt: Prompt, visual: paddle.Tensor | None, most: int
+) -> tuple[Prefill, paddle.Tensor]:
+    """Read one prompt piece by piece; each sees the keys and values of those before it."""
+    model, text = decoder.model, decoder.model.text
+    rows = np.flatnonzero(np.isin(prompt.ids, [model.arch.image_token_id, model.arch.video_token_id]))
+    x = model.embed(prompt.ids, rows, visual)
+    kept: list[paddle.Tensor] = []
+    for start in range(0, len(prompt.ids), most):
+        end = min(start + most, len(prompt.ids))
+        tables = _plain_tables(decoder, prompt.positions[:, start:end])
+        heads = decoder.arch.num_attention_heads, decoder.arch.num_key_value_heads
+        layout = ContinuedLayout(kept, end - start, *heads, decoder.arch.head_dim, model.dtype)
+        fresh: list[paddle.Tensor] = []
+        hidden = text(x[start:end], (tables, layout), None, fresh)
+        kept = [paddle.concat(pair) for pair in zip(kept, fresh, strict=True)] if kept else fresh
+    length = np.array([len(prompt.ids)])
+    return Prefill(kept, np.zeros([1], np.int64), length), decoder.logits(hidden[-1:])
+
+
+def _plain_tables(decoder: Decoder, positions: np.ndarray) -> RotaryTables:
+    """Tables for positions [3, T] whose queries carry the softmax scale, as plain products expect."""
+    arch = decoder.arch
+    heads = arch.num_attention_heads, arch.num_key_value_heads, arch.num_key_value_heads
+    return RotaryTables(rope_angles(positions, arch), heads, arch.head_dim**-0.5, decoder.model.dtype)
