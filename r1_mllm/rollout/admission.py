@@ -57,8 +57,8 @@ class CacheBudget:
             least = -(-self.needed([prompt_length], 1) // 2**20)
             raise Stop(
                 f"rollout_cache_mb {self.limit // 2**20}: one row of a prompt of {prompt_length} tokens and a "
-                f"completion of up to {self.length} needs {least} MB; raise it, or lower max_completion_length, or the prompt's "
-                "pictures with max_pixels"
+                f"completion of up to {self.length} needs {least} MB; raise it, or lower max_completion_length, or "
+                "max_pixels for pictures of fewer tokens"
             )
         return min(rows, wanted)
 
