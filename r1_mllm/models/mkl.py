@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,15 @@ PACK_LIMIT = 1 << 28
 """Weights of up to so many bytes are packed; larger ones are read from memory at its own speed, packed or not."""
 
 
+_spare: dict[int, list[np.ndarray]] = defaultdict(list)
+"""Memory of packed weights that are gone, by size: every rollout packs the same ones, and given back to the allocator
+it would be cut up in between."""
+
+
+def _take(num_floats: int) -> np.ndarray:
+    return _spare[num_floats].pop() if _spare[num_floats] else np.empty(num_floats, np.float32)
+
+
 class Factor:
     """A weight that many small matrices are multiplied with, packed in the order in which MKL reads it.
 
@@ -85,9 +96,9 @@ class Factor:
         self.inner, self.width = reversed(weight.shape) if transposed else weight.shape
         rows = 64  # what the packing is tuned for; any number of rows may follow
         blas, size = library(), (rows, self.width, self.inner)
-        num_floats = -(-blas.cblas_sgemm_pack_get_size(_RIGHT, *size) // 4)
-        self._memory = np.empty(num_floats + 16, np.float32)
-        self._address = -(-self._memory.ctypes.data // 64) * 64
+        memory = _take(-(-blas.cblas_sgemm_pack_get_size(_RIGHT, *size) // 4) + 16)
+        weakref.finalize(self, _spare[memory.size].append, memory)
+        self._address = -(-memory.ctypes.data // 64) * 64
         order = _TRANSPOSED if transposed else _PLAIN
         blas.cblas_sgemm_pack(
             *(_ROW_MAJOR, _RIGHT, order, *size, 1.0, weight.data_ptr(), weight.shape[1], self._address)
