@@ -13,7 +13,7 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import fast_ops, host, mkl
+from . import fast_ops, fused, host, mkl
 
 _swiglu_kernel = F.swiglu if hasattr(F, "swiglu") else paddle.incubate.nn.functional.swiglu  # moved in Paddle 3.3
 
@@ -88,6 +88,8 @@ class _RMSNorm(PyLayer):
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
     """Divide each row of x [T, C] by its root mean square and scale by weight [C]; statistics in float32."""
     if not (host.serves(x) and weight.dtype == x.dtype):
+        if not on_cpu() and fused.rms_norm_is_right(_rms_norm_plain, x.dtype.name.lower()):
+            return fused.rms_norm(x, weight, eps)
         return _rms_norm_plain(x, weight, eps)
     if not paddle.is_grad_enabled() or (x.stop_gradient and weight.stop_gradient):
         return _rms_norm_looped(x, weight, eps)
@@ -124,7 +126,8 @@ class _GatedMLP(PyLayer):
         width = down.shape[0]
         grad_gate = paddle.matmul(grad, down, transpose_y=True)  # of the product first
         grad_up, hidden = paddle.empty_like(up), paddle.empty_like(up)
-        host.loops().silu_times_gradient(*host.arrays(gate, up, grad_gate, grad_up, hidden))
+        rows, loop = host.arrays(gate, up, grad_gate, grad_up, hidden), host.loops().silu_times_gradient
+        host.by_rows(lambda part: loop(*(row[part] for row in rows)), len(rows[0]), 3 * rows[0].size)
         halves = [(grad_gate, mkl.Window(gate_up, 0, width)), (grad_up, mkl.Window(gate_up, width, width))]
         grad_x = None
         if not x.stop_gradient:
@@ -146,7 +149,8 @@ class _GatedMLP(PyLayer):
 
 def _silu_times(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     out = paddle.empty_like(gate)
-    host.loops().silu_times(*host.arrays(gate, up, out))
+    rows, loop = host.arrays(gate, up, out), host.loops().silu_times
+    host.by_rows(lambda part: loop(*(row[part] for row in rows)), len(rows[0]), 2 * rows[0].size)
     return out
 
 

@@ -12,7 +12,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import host, kernels
+from . import fused, host, kernels
 
 
 class Linear(nn.Layer):
@@ -123,6 +123,11 @@ class RotaryTables:
             scales = np.repeat(np.array([query_scale, 1.0], np.float32), heads[:2])[:, None]
             self.cos, self.sin = ((table[:, None, :half] * scales).reshape([len(angles), -1]) for table in (cos, sin))
             return
+        self.by_kernel = not kernels.on_cpu() and fused.rotate_is_right(_rotate_apart, dtype)
+        if self.by_kernel:
+            self.heads, self.query_scale = heads, query_scale
+            self.cos, self.sin = (paddle.to_tensor(table[None, :, None], dtype=dtype) for table in (cos, sin))
+            return
         self.cos, self.sin = (
             paddle.to_tensor(table, dtype=dtype) for table in _full_width(cos, sin, heads, query_scale)
         )
@@ -136,11 +141,18 @@ class RotaryTables:
 
     def rotate(self, qkv: paddle.Tensor, direction: int) -> paddle.Tensor:
         """Rotate without a gradient; direction -1 is the transpose."""
+        if not self.by_loop and self.by_kernel:
+            return fused.rotate(qkv, self.cos, self.sin * direction, self.heads, self.query_scale)
         if not self.by_loop:
             return rotate(qkv, self.cos, self.sin, self.turn if direction > 0 else -self.turn)
         out = paddle.empty_like(qkv)
         rows, turned = host.arrays(qkv, out)
-        host.loops().rotate(rows, self.cos, self.sin, self.num_turned, direction, turned)
+        loop, cos, sin = host.loops().rotate, self.cos, self.sin
+        host.by_rows(
+            lambda part: loop(rows[part], cos[part], sin[part], self.num_turned, direction, turned[part]),
+            len(rows),
+            rows.size,
+        )
         return out
 
 
@@ -163,6 +175,13 @@ def rotate(qkv: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor, turn: pad
     size = turn.shape[0]
     straight, across = (qkv * table for table in (cos, sin))
     return kernels.linear(across.reshape([-1, size]), turn, straight.reshape([-1, size])).reshape(qkv.shape)
+
+
+def _rotate_apart(qkv: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor, heads, query_scale: float):
+    """`fused.rotate` in plain operators: what the kernel is compared with."""
+    angles = [table.reshape([cos.shape[1], cos.shape[3]]).astype("float32").numpy() for table in (cos, sin)]
+    wide = (paddle.to_tensor(table, dtype=qkv.dtype) for table in _full_width(*angles, heads, query_scale))
+    return rotate(qkv, *wide, half_turn(cos.shape[3], qkv.dtype))
 
 
 class _Rotate(PyLayer):
