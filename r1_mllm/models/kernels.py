@@ -126,8 +126,7 @@ class _GatedMLP(PyLayer):
         width = down.shape[0]
         grad_gate = paddle.matmul(grad, down, transpose_y=True)  # of the product first
         grad_up, hidden = paddle.empty_like(up), paddle.empty_like(up)
-        rows, loop = host.arrays(gate, up, grad_gate, grad_up, hidden), host.loops().silu_times_gradient
-        host.by_rows(lambda part: loop(*(row[part] for row in rows)), len(rows[0]), 3 * rows[0].size)
+        host.loops().silu_times_gradient(*host.arrays(gate, up, grad_gate, grad_up, hidden))
         halves = [(grad_gate, mkl.Window(gate_up, 0, width)), (grad_up, mkl.Window(gate_up, width, width))]
         grad_x = None
         if not x.stop_gradient:
@@ -149,8 +148,7 @@ class _GatedMLP(PyLayer):
 
 def _silu_times(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     out = paddle.empty_like(gate)
-    rows, loop = host.arrays(gate, up, out), host.loops().silu_times
-    host.by_rows(lambda part: loop(*(row[part] for row in rows)), len(rows[0]), 2 * rows[0].size)
+    host.loops().silu_times(*host.arrays(gate, up, out))
     return out
 
 

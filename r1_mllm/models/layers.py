@@ -147,12 +147,7 @@ class RotaryTables:
             return rotate(qkv, self.cos, self.sin, self.turn if direction > 0 else -self.turn)
         out = paddle.empty_like(qkv)
         rows, turned = host.arrays(qkv, out)
-        loop, cos, sin = host.loops().rotate, self.cos, self.sin
-        host.by_rows(
-            lambda part: loop(rows[part], cos[part], sin[part], self.num_turned, direction, turned[part]),
-            len(rows),
-            rows.size,
-        )
+        host.loops().rotate(rows, self.cos, self.sin, self.num_turned, direction, turned)
         return out
 
 
