@@ -8,14 +8,9 @@ make its total.  A completion that no reward judges has no total and is left out
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import inspect
-import logging
 import math
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -23,13 +18,11 @@ from .answers import boxes, detections, tags
 from .config import RewardConfig
 from .records import Group
 from .tasks import asked_as, get_task
+from .user_rewards import load_user_reward
 
 RewardFunction = Callable[[Group, RewardConfig], np.ndarray]
 
-_log = logging.getLogger(__name__)
 TOKEN_BONUS_CAP = 0.5
-_MAX_FAILED_SHARE = 0.05
-_WINDOW = 200
 
 
 def grade_all(group: Group, config: RewardConfig) -> None:
@@ -134,55 +127,8 @@ REWARDS: dict[str, RewardFunction] = {
 }
 
 
-class UserReward:
-    """A function from a user's file: `name(group)` or `name(group, config)` -> G numbers, None for "cannot judge".
-
-    Its first call must work.  Later exceptions cost the group this reward, are logged and counted in `failures`, and
-    end the run when more than 5 % of the last 200 calls raised.
-    """
-
-    def __init__(self, name: str, function: Callable):
-        self.name, self.function = name, function
-        self.calls = self.failures = 0
-        self._recent: list[bool] = []
-        self._takes_config = len(inspect.signature(function).parameters) >= 2
-
-    def __call__(self, group: Group, config: RewardConfig) -> np.ndarray:
-        """Return [G] float64, NaN where the function could not judge."""
-        self.calls += 1
-        arguments = (group, config) if self._takes_config else (group,)
-        try:
-            values = self.function(*arguments)
-        except Exception as error:  # the user's code may raise anything; the plan is in the class docstring
-            self._count(True, error)
-            return np.full(len(group.completions), np.nan)
-        self._count(False, None)
-        return values
-
-    def _count(self, failed: bool, error: Exception | None) -> None:
-        self._recent = [*self._recent[1 - _WINDOW :], failed]
-        if not failed:
-            return
-        self.failures += 1
-        _log.warning(
-            "reward %r raised %r; failures so far: %d of %d calls", self.name, error, self.failures, self.calls
-        )
-        too_many = len(self._recent) == _WINDOW and sum(self._recent) > _MAX_FAILED_SHARE * _WINDOW
-        if self.calls == self.failures or too_many:
-            raise ValueError(
-                f"reward {self.name!r} raised {type(error).__name__}: {error}{_place(error)} "
-                f"({sum(self._recent)} of its last {len(self._recent)} calls failed)"
-            ) from error
-
-
-def _place(error: Exception) -> str:
-    """Say where in the user's code an exception was raised."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is the call here
-    return f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-def load_reward(name: str) -> RewardFunction:
-    """Find a reward by its name in `REWARDS`, or load `path.py:function`."""
+def load_reward(name: str, config: RewardConfig | None = None) -> RewardFunction:
+    """Find a reward by its name in `REWARDS`, or start a worker for `path.py:function` (user_rewards.py)."""
     if name in REWARDS:
         return REWARDS[name]
     path, _, function = name.rpartition(":")
@@ -190,15 +136,7 @@ def load_reward(name: str) -> RewardFunction:
         near = difflib.get_close_matches(name, REWARDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown reward {name!r}{hint} (known: {', '.join(REWARDS)}, or path.py:function)")
-    if not Path(path).is_file():
-        raise ValueError(f"reward {name!r}: no file {path!r}")
-    spec = importlib.util.spec_from_file_location(f"r1_mllm_user_reward_{Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = vars(module).get(function)
-    if not callable(found):
-        raise ValueError(f"reward {name!r}: {path!r} has no function {function!r}")
-    return UserReward(name, found)
+    return load_user_reward(path, function, name, config or RewardConfig())
 
 
 def score(

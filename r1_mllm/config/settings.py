@@ -7,6 +7,7 @@ Defaults train a 3B model on one 80 GB card.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,15 @@ class RewardConfig:
     """Tokens before length_limit over which `overlong` falls from 0 to -1."""
     token_bonus: float = 0.001
     """Paid by the reward `token_bonus` for each token of a finished completion, up to 0.5 in all."""
+    reward_isolation: Literal["process", "none"] = "process"
+    """Where functions from path.py:function run: in a process that can be killed, or in this one, which also gives them
+    the prompt's arrays."""
+    reward_timeout: float = 10.0
+    """Seconds such a function may take for one group; its first call may take 120."""
+    reward_memory_mb: int = 2048
+    """Address space of its process, MB; 0: no limit."""
+    reward_error: Literal["abstain", "zero"] = "abstain"
+    """What a completion earns from such a function when it raises, hangs or dies: nothing either way, or 0."""
     repetition_ngram: int = 4
     """Words of the runs whose repetition the reward `repetition` counts."""
 
@@ -211,6 +221,12 @@ class TrainingConfig:
         """Optimizer steps that are taken on what one round of sampling gave."""
         prompts = self.per_device_train_batch_size * self.gradient_accumulation_steps
         return prompts // (self.mini_batch_size or prompts) * self.num_iterations
+
+    def num_steps(self, rollouts_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return math.ceil(self.num_train_epochs * rollouts_per_epoch) * self.steps_per_rollout
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def run(config: RejectConfig) -> Path | None:
 
 def _sampled(config: RejectConfig, examples: Sequence[Example], folder: Path) -> list[Row] | None:
     folder.mkdir(parents=True, exist_ok=True)
-    funcs = {name: load_reward(name) for name in config.reward.reward_funcs}
+    funcs = {name: load_reward(name, config.reward) for name in config.reward.reward_funcs}
     limit = config.reward.length_limit or config.rollout.max_completion_length
     asked = EvalSettings(
         method=config.reject.method,

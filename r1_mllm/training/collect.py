@@ -11,7 +11,7 @@ no sampled mixed group is thrown away, no example is skipped, and what is drawn 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..heartbeat import beat
 from ..objectives.advantages import all_equal
 from ..records import Group
 from ..runtime import REWARDS, Stop
+from ..user_rewards import UserReward
 from . import faults
 from .session import Session
 from .step import Stopwatch, assign_advantages, phase_seed
@@ -144,6 +145,17 @@ def is_mixed(group: Group, settings: RolloutConfig) -> bool:
 def sampling_metrics(rollout: Rollout) -> dict[str, float]:
     """Metrics of dynamic sampling, summed over all ranks; nothing without it."""
     return collectives.sum_scalars(rollout.counts) if rollout.counts else {}
+
+
+def user_reward_counts(functions: Mapping[str, rewards.RewardFunction]) -> dict[str, float]:
+    """Count what became of the step's completions in users' functions, over all ranks: rewards/NAME/timeout ..."""
+    counts = {
+        f"rewards/{name}/{status}": float(number)
+        for name, function in functions.items()
+        if isinstance(function, UserReward)
+        for status, number in function.take_counts().items()
+    }
+    return collectives.sum_scalars(counts) if counts else {}
 
 
 def _without_pixels(group: Group) -> Group:

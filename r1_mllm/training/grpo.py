@@ -16,7 +16,7 @@ from ..distributed import collectives
 from ..heartbeat import beat
 from ..records import Group
 from . import metrics
-from .collect import Rollout, collect, sampling_metrics
+from .collect import Rollout, collect, sampling_metrics, user_reward_counts
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .session import Session, open_session
 from .signals import StopRequest
@@ -97,12 +97,17 @@ def _describe_rollout(run: Session, rollout: Rollout) -> dict[str, float]:
     run.num_tokens += tokens
     rewards = columns["rewards"][~columns["not_scored"]]
     run.stopper.observe(float(rewards.mean()) if rewards.size else math.nan, int(columns["lengths"].sum()))
-    return metrics.of_rollout(columns) | sampling | {
-        "num_tokens": run.num_tokens,
-        "num_generated_tokens": run.stopper.num_generated,
-        "rollout_tokens": tokens,
-        "rollout_cache_mb": run.engine.peak_cache_bytes / 2**20,
-    }
+    return (
+        metrics.of_rollout(columns)
+        | sampling
+        | user_reward_counts(run.rewards)
+        | {
+            "num_tokens": run.num_tokens,
+            "num_generated_tokens": run.stopper.num_generated,
+            "rollout_tokens": tokens,
+            "rollout_cache_mb": run.engine.peak_cache_bytes / 2**20,
+        }
+    )
 
 
 def _of_all_ranks(groups: Sequence[Group]) -> list[Group]:

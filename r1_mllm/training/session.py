@@ -34,9 +34,9 @@ from ..runtime import DATA, MODEL, Stop
 from ..tasks import asked_as
 from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
-from .optimizer import AdamW
 from .policy_model import manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
+from .sharded import Optimizer, open_optimizer
 from .stopping import Stopper
 from .tracking import Tracker
 
@@ -62,7 +62,7 @@ class Session:
     model: QwenVL
     reference: QwenVL | None
     engine: Engine
-    optimizer: AdamW
+    optimizer: Optimizer
     scale: LossScale
     stream: Stream
     num_steps: int
@@ -120,7 +120,7 @@ class Session:
             "stopper": self.stopper.state(),
             "lengths": self.lengths,
         }
-        optimizer = None if self.config.training.save_only_model else self.optimizer.state_dict()
+        optimizer = None if self.config.training.save_only_model else self.optimizer.write_state
         self.run.save(self.step, self._write_weights, optimizer, state, self.source)
 
     def export(self) -> None:
@@ -197,7 +197,7 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
         model=model,
         reference=reference,
         engine=Engine(model, processor.tokenizer, config.rollout),
-        optimizer=AdamW(model.named_parameters(), config.optimizer),
+        optimizer=open_optimizer(model, config, place),
         scale=LossScale(active=model.dtype == "float16"),
         stream=stream,
         num_steps=num_steps,
@@ -239,10 +239,7 @@ def chat(example: Example, processor: Processor, templates: Templates, config: G
 
 def count_steps(config: GrpoConfig, stream: Stream) -> int:
     """Optimizer steps of the whole run."""
-    training = config.training
-    if training.max_steps > 0:
-        return training.max_steps
-    return math.ceil(training.num_train_epochs * stream.steps_per_epoch) * training.steps_per_rollout
+    return config.training.num_steps(stream.steps_per_epoch)
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -268,7 +265,7 @@ def _load_words(config: GrpoConfig) -> tuple[Templates, dict[str, RewardFunction
     """Read the prompts and find the rewards by name."""
     try:
         templates = load_templates(config.data.prompt_template)
-        return templates, {name: load_reward(name) for name in config.reward.reward_funcs}
+        return templates, {name: load_reward(name, config.reward) for name in config.reward.reward_funcs}
     except ValueError as error:
         raise Stop(str(error)) from error
 

@@ -31,7 +31,8 @@ class StopRequest:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A launcher repeats its signal while the process, which has saved, is on its way out.
+            signal.signal(number, signal.SIG_IGN if self.asked else handler)
 
     def _note(self, number: int, frame: object) -> None:
         if self.asked and time.monotonic() - self._since > PATIENCE_SECONDS:
