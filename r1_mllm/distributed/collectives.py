@@ -24,7 +24,8 @@ def world() -> int:
 def sum_gradients(parameters: Iterable[paddle.Tensor]) -> None:
     """Replace each trainable parameter's gradient (its own shape) by the sum over all ranks, in float32.
 
-    A parameter without a gradient on this rank counts as zeros, so ranks may see different kinds of rows.
+    A parameter without a gradient on this rank counts as zeros, so ranks may see different kinds of rows; one that has
+    none on any rank keeps none.
     """
     if world() == 1:
         return
@@ -43,16 +44,20 @@ def sum_gradients(parameters: Iterable[paddle.Tensor]) -> None:
 
 
 def _sum_bucket(parameters: list[paddle.Tensor]) -> None:
-    parts = [
+    present = paddle.to_tensor([float(parameter.grad is not None) for parameter in parameters], "float32")
+    parts = [present] + [
         paddle.zeros([parameter.size], "float32")
         if parameter.grad is None
         else parameter.grad.astype("float32").reshape([-1])
         for parameter in parameters
     ]
-    flat = paddle.concat(parts)  # [sum of sizes]
+    flat = paddle.concat(parts)  # [parameters + sum of sizes]
     dist.all_reduce(flat)
-    start = 0
-    for parameter in parameters:
+    start = len(parameters)
+    for parameter, count in zip(parameters, flat[:start].tolist(), strict=True):
+        if count == 0:
+            start += parameter.size
+            continue
         total = flat[start : start + parameter.size].reshape(parameter.shape).astype(parameter.dtype)
         start += parameter.size
         if parameter.grad is None:

@@ -20,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 # Names of safetensors, of Paddle and transformers, and numpy's type for the bits.
 FORMATS = {"F32": ("float32", np.float32), "F16": ("float16", np.float16), "BF16": ("bfloat16", np.uint16)}
 NUMPY_DTYPES = {name: np.dtype(dtype) for name, dtype in FORMATS.values()}
-FILE_DTYPES = {name: file_dtype for file_dtype, (name, _) in FORMATS.items()}
+FILE_DTYPES = {"int64": "I64", **{name: file_dtype for file_dtype, (name, _) in FORMATS.items()}}
+WRITABLE = {"int64": np.dtype(np.int64), **NUMPY_DTYPES}
+"""Also counters, which stand beside an optimizer's arrays."""
 BLOCK = 1 << 20
 LFS_POINTER = b"version https://git-lfs"
 
@@ -107,7 +109,7 @@ def is_finite(array: np.ndarray, dtype: str) -> bool:
 
 def num_bytes(dtype: str, shape: Sequence[int]) -> int:
     """Size of a tensor in a file."""
-    return NUMPY_DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64))
+    return WRITABLE[dtype].itemsize * int(np.prod(shape, dtype=np.int64))
 
 
 def write(
@@ -129,7 +131,7 @@ def write(
     with open(file, "wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for (name, array), (expected, (dtype, shape)) in zip(tensors, layout.items(), strict=True):
-            assert name == expected and array.shape == shape and array.dtype == NUMPY_DTYPES[dtype], name
+            assert name == expected and array.shape == shape and array.dtype == WRITABLE[dtype], name
             stream.write(memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
         stream.flush()
         os.fsync(stream.fileno())

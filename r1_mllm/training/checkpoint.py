@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from ..config import flatten, save_args
 from ..distributed import collectives
 from ..runtime import DISK, MODEL, OUTPUT, USAGE, VERSION, Stop
-from . import durable, rng, status
+from . import durable, rng, state_file, status
 from .companions import copy_companions
 
 WriteWeights = Callable[[Path], None]
@@ -58,19 +57,19 @@ class ResumePoint:
     trainer: Mapping[str, Any]
     """What `Run.save` was given as trainer_state."""
 
-    def optimizer_state(self, expected: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Read the optimizer's arrays under the names they were saved with (shapes and dtypes as saved).
+    def optimizer_state(self, expected: Collection[str] | None = None) -> state_file.StateFile:
+        """Open the optimizer's arrays under the names they were saved with (shapes and dtypes as saved).
 
         Args:
             expected: the names the optimizer has now; any difference is an error that lists it.
         """
         path = self.path / "state" / "optimizer.safetensors"
-        with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            if expected is not None and names != set(expected):
-                missing, surplus = sorted(set(expected) - names), sorted(names - set(expected))
-                raise Stop(f"{path}: optimizer state does not fit; missing {missing}, surplus {surplus}", MODEL)
-            return {name: file.get_tensor(name) for name in sorted(names)}
+        state = state_file.StateFile(path)
+        names = set(state)
+        if expected is not None and names != set(expected):
+            missing, surplus = sorted(set(expected) - names), sorted(names - set(expected))
+            raise Stop(f"{path}: optimizer state does not fit; missing {missing}, surplus {surplus}", MODEL)
+        return state
 
     @property
     def has_optimizer(self) -> bool:
@@ -106,7 +105,7 @@ class Run:
         self,
         step: int,
         write_weights: WriteWeights,
-        optimizer_state: Mapping[str, np.ndarray] | None,
+        optimizer_state: Mapping[str, np.ndarray] | state_file.Write | None,
         trainer_state: Mapping[str, Any],
         source: Path | None = None,
     ) -> Path:
@@ -114,22 +113,25 @@ class Run:
 
         Args:
             write_weights: writes weights and config in published layout into the folder it is given.
-            optimizer_state: structured name -> array or tensor, float32 or integer, any shape; None: a checkpoint that
-                nothing can be resumed from.
+            optimizer_state: structured name -> array or tensor, float32 or integer, any shape; or a function all ranks
+                call that writes them to the path rank 0 gives; None: a checkpoint that nothing can be resumed from.
             trainer_state: JSON values (stream position, scheduler, counters).
             source: model folder whose tokenizer and processor files are copied beside the weights.
         """
         final = self.output_dir / f"checkpoint-{step}"
         generators = collectives.gather_objects(rng.state())
+        scratch = self.output_dir / ".optimizer.tmp"  # what a killed process leaves of it is swept away
+        failure = state_file.gather(optimizer_state, scratch if self.rank == 0 else None)
 
         def fill(folder: Path) -> None:
+            if failure is not None:
+                raise failure
             write_weights(folder)
             copy_companions(source, folder)
             state = folder / "state"
             state.mkdir()
             if optimizer_state is not None:
-                arrays = {name: _host(name, value) for name, value in optimizer_state.items()}
-                save_file(arrays, _optimizer_path(folder))
+                os.rename(scratch, _optimizer_path(folder))
             trainer = {"step": step, "world": len(generators), "trainer": dict(trainer_state)}
             (state / "trainer.json").write_text(json.dumps(trainer, indent=1), encoding="utf-8")
             for i_rank, generator in enumerate(generators):
@@ -384,11 +386,3 @@ def move_aside(folder: Path) -> None:
 
 def _optimizer_path(folder: Path) -> Path:
     return folder / "state" / "optimizer.safetensors"
-
-
-def _host(name: str, value: Any) -> np.ndarray:
-    """Copy an optimizer array to host memory as it is."""
-    array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else value.numpy())
-    if array.dtype == np.uint16:
-        raise ValueError(f"optimizer state {name!r} is bfloat16; keep it in float32")
-    return array

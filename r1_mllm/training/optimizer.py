@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import _C_ops
 
 from ..config import OptimizerConfig
+from ..distributed import collectives
+from . import state_file
+from .state_file import STEP, State
 
-STEP = "step"
-"""Name of the number of steps taken in a state dict."""
-
+Moments = tuple[paddle.Tensor, paddle.Tensor]
 
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
     """Give the rate of step `step` (0-based) of `num_steps`: linear warm-up to the full rate, then the schedule.
@@ -37,6 +39,30 @@ def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))),
     }[config.lr_scheduler_type]
     return config.learning_rate * share
+
+
+class Rule:
+    """AdamW's step on one array after another, with what one step's arrays have in common."""
+
+    def __init__(self, config: OptimizerConfig, num_steps: int, rate: float) -> None:
+        """Args: num_steps: taken so far, this one included.  rate: learning rate."""
+        self.config = config
+        self.rate = paddle.to_tensor([rate], "float32")
+        betas = config.adam_beta1, config.adam_beta2
+        self.powers = [paddle.to_tensor([beta**num_steps], "float32") for beta in betas]
+
+    def __call__(self, leaf: paddle.Tensor, gradient: paddle.Tensor, moments: Moments, decayed: bool) -> None:
+        """Change a float32 array and its two moments in place."""
+        config = self.config
+        # fmt: off
+        _C_ops.adamw_(
+            leaf, gradient, self.rate, *moments, None, *self.powers, None, None,
+            config.adam_beta1, config.adam_beta2, config.adam_epsilon, 1.0, config.weight_decay,
+            decayed, False, 1000, False,
+            True,  # use_global_beta_pow: leaves the powers alone, so all parameters share them
+            False,
+        )
+        # fmt: on
 
 
 class AdamW:
@@ -66,6 +92,13 @@ class AdamW:
         if paddle.get_device() == "cpu":  # the kernel is single-threaded and lets other Python threads run
             self._shares = _split({name: leaf.size for name, leaf in self.leaves.items()}, _num_threads())
             self._pool = ThreadPoolExecutor(len(self._shares)) if len(self._shares) > 1 else None
+
+    def begin(self) -> None:
+        """Say that a step's backward passes follow; nothing to prepare where state is whole."""
+
+    def reduce_gradients(self) -> None:
+        """Sum the gradients of the passes over all ranks."""
+        collectives.sum_gradients(self.leaves.values())
 
     @paddle.no_grad()
     def accumulate(self) -> None:
@@ -101,15 +134,11 @@ class AdamW:
         if limit > 0 and grad_norm > limit:
             self.scale_gradients(limit / (grad_norm + 1e-6))
         self.num_steps += 1
-        powers = [
-            paddle.to_tensor([beta**self.num_steps], "float32")
-            for beta in (self.config.adam_beta1, self.config.adam_beta2)
-        ]
-        rate = paddle.to_tensor([rate], "float32")
+        rule = Rule(self.config, self.num_steps, rate)
         if self._pool is None:
-            self._update(self._shares[0], rate, powers)
+            self._update(self._shares[0], rule)
         else:
-            list(self._pool.map(lambda names: self._update(names, rate, powers), self._shares))
+            list(self._pool.map(lambda names: self._update(names, rule), self._shares))
         self.clear()
 
     @paddle.no_grad()
@@ -119,22 +148,12 @@ class AdamW:
             _C_ops.scale_(leaf.grad, factor, 0.0, True)
 
     @paddle.no_grad()
-    def _update(self, names: Iterable[str], rate: paddle.Tensor, powers: list[paddle.Tensor]) -> None:
-        config = self.config
+    def _update(self, names: Iterable[str], rule: Rule) -> None:
         for name in names:
             leaf, weight = self.leaves[name], self.weights[name]
             if leaf.grad is None:
                 continue
-            first, second = self.moments[name]
-            # fmt: off
-            _C_ops.adamw_(
-                leaf, leaf.grad, rate, first, second, None, *powers, None, None,
-                config.adam_beta1, config.adam_beta2, config.adam_epsilon, 1.0, config.weight_decay,
-                name in self.decayed, False, 1000, False,
-                True,  # use_global_beta_pow: leaves the powers alone, so all parameters share them
-                False,
-            )
-            # fmt: on
+            rule(leaf, leaf.grad, self.moments[name], name in self.decayed)
             if leaf is not weight:
                 paddle.assign(leaf.astype(weight.dtype), weight)
 
@@ -146,24 +165,25 @@ class AdamW:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copy the state: NAME/moment1, NAME/moment2 (float32, the parameter's shape), NAME/master, step [1] int64."""
-        state = {STEP: np.array([self.num_steps], np.int64)}
+        return dict(self._arrays())
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield STEP, np.array([self.num_steps], np.int64)
         for name, leaf in self.leaves.items():
-            state[f"{name}/moment1"], state[f"{name}/moment2"] = (moment.numpy() for moment in self.moments[name])
+            for part, moment in zip(("moment1", "moment2"), self.moments[name], strict=True):
+                yield f"{name}/{part}", moment.numpy()
             if leaf is not self.weights[name]:
-                state[f"{name}/master"] = leaf.numpy()
-        return state
+                yield f"{name}/master", leaf.numpy()
+
+    def write_state(self, path: Path | None) -> None:
+        """Write the state as one safetensors file, an array at a time; with several ranks, one has a path."""
+        if path is not None:
+            state_file.write(path, self.state_dict_shapes(), self._arrays())
 
     @paddle.no_grad()
-    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from a state, bit for bit; names or shapes that do not fit are one error."""
-        mine = self.state_dict_shapes()
-        wrong = [f"{name}: missing" for name in mine if name not in state]
-        wrong += [f"{name}: surplus" for name in state if name not in mine]
-        for name in mine.keys() & state.keys():
-            if tuple(state[name].shape) != mine[name]:
-                wrong.append(f"{name}: {tuple(state[name].shape)} instead of {mine[name]}")
-        if wrong:
-            raise ValueError("the optimizer state does not fit the model: " + "; ".join(sorted(wrong)))
+        state_file.check(state, self.state_dict_shapes())
         self.num_steps = int(state[STEP][0])
         for name, leaf in self.leaves.items():
             for moment, key in zip(self.moments[name], ("moment1", "moment2"), strict=True):

@@ -87,7 +87,7 @@ def load_model(folder: Path, config: GrpoConfig) -> QwenVL:
             raise Stop(message, MODEL) from error
         raise Stop(str(error), MODEL) from error
     model.attn_implementation = config.model.attn_implementation
-    model.recompute = config.model.recompute
+    model.recompute = config.model.recompute or config.sharding.recompute
     return model
 
 

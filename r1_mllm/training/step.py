@@ -143,8 +143,9 @@ def sum_passes(
         with lora.dropping(member, phase_seed(seed, optimizer.num_steps, "dropout", number)):
             return backward(member, item)
 
+    optimizer.begin()
     results = team.run(model, dropping, list(enumerate(items)), optimizer.accumulate)
-    collectives.sum_gradients(optimizer.leaves.values())
+    optimizer.reduce_gradients()
     loss = collectives.sum_scalars({"loss": sum(value for value, _ in results)})["loss"]
     return Update(loss, optimizer.grad_norm() / scale), [extra for _, extra in results]
 
