@@ -44,11 +44,35 @@ class SynthesizeConfig:
     """Also place handwritten digits; needs scikit-learn."""
 
 
+DRY_RUN = "--dry_run: check settings, data, reward and memory, train nothing."
+
+
+def _only_checked(command: str, argv: Sequence[str]) -> bool:
+    """Do what --dry_run asks for; False when it is not there."""
+    from .config.flags import take_switch
+
+    asked, rest = take_switch(argv, "dry_run")
+    if not asked:
+        return False
+    from .doctor.command import dry_run
+
+    dry_run(command, rest)
+    return True
+
+
+def _check_data(argv: Sequence[str]) -> None:
+    from .doctor.command import check
+
+    check(argv)
+
+
 def _grpo(argv: Sequence[str]) -> None:
     from .config import GrpoConfig, flatten
     from .config.flags import parse
 
-    config = parse(GrpoConfig, argv, f"{PROG} grpo", "Train Qwen2-VL or Qwen2.5-VL with GRPO.")
+    if _only_checked("grpo", argv):
+        return
+    config = parse(GrpoConfig, argv, f"{PROG} grpo", f"Train Qwen2-VL or Qwen2.5-VL with GRPO.  {DRY_RUN}")
     runtime.require_paddle()
     runtime.check_device()
     if _first_rank():
@@ -62,7 +86,9 @@ def _sft(argv: Sequence[str]) -> None:
     from .config import SftConfig, flatten
     from .config.flags import parse
 
-    config = parse(SftConfig, argv, f"{PROG} sft", "Fine-tune Qwen2-VL or Qwen2.5-VL on conversations.")
+    if _only_checked("sft", argv):
+        return
+    config = parse(SftConfig, argv, f"{PROG} sft", f"Fine-tune Qwen2-VL or Qwen2.5-VL on conversations.  {DRY_RUN}")
     runtime.require_paddle()
     runtime.check_device()
     if _first_rank():
@@ -214,6 +240,8 @@ def _bench(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def _curriculum(argv: Sequence[str]) -> None:
+    if _only_checked("curriculum", argv):
+        return
     from .quickstart.curriculum import main as curriculum
 
     curriculum(argv)
@@ -265,6 +293,7 @@ COMMANDS = {
     "score": Command("score recorded outputs", _score, "scoring"),
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
     "data messages": Command("rows of any task as conversations for sft", _messages, "data.lessons"),
+    "data check": Command("look at every row and picture, and try the reward", _check_data, "doctor.command"),
     "data convert": Command("to verl's parquet from any layout we read, and back", _convert, "data.convert"),
     "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
     "report": Command("write a run's HTML report", _report, "report.page"),
@@ -303,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-_TOOLS = (_score, _compare_results, _synthesize, _prepare, _convert, _messages, _report, _table)
+_TOOLS = (_check_data, _score, _compare_results, _synthesize, _prepare, _convert, _messages, _report, _table)
 """Commands that only read and write files: what they refuse is the files' fault, and a traceback would not help."""
 
 

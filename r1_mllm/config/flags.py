@@ -65,6 +65,33 @@ def parse(cls: type[Config], argv: Sequence[str], prog: str, description: str | 
         raise SystemExit(USAGE if ended.code else 0) from None
 
 
+def origins(cls: type, argv: Sequence[str]) -> dict[str, str]:
+    """Say where each setting's value is from: "default", the YAML file's name or "flag"."""
+    kinds = leaf_types(cls)
+    typed = split(argv, kinds)
+    files = typed.pop("config", None)
+    listed = split(_file_argv(Path(files[0]), kinds), kinds) if files else {}
+    found = {name: "flag" if name in typed else files[0] if name in listed else "default" for name in kinds}
+    if "deepspeed" in typed:
+        found["sharding"] = f"flag --deepspeed {' '.join(typed['deepspeed'])}"
+    return found
+
+
+def take_switch(argv: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Take a switch that is no setting off a command line: (whether it is on, the other words)."""
+    on, rest = False, []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        flag, has_value, value = word.partition("=")
+        if not flag.startswith("--") or flag[2:].replace("-", "_") != name:
+            rest.append(word)
+            continue
+        given = [value] if has_value else [words.pop(0)] if words and words[0].lower() in TRUE | FALSE else []
+        on = _switch(name, given) == "True"
+    return on, rest
+
+
 def leaf_types(cls: type) -> dict[str, Any]:
     """Return flag name -> type for a dataclass, its components' fields included."""
     found: dict[str, Any] = {}

@@ -54,6 +54,13 @@ def example(row: Mapping[str, Any], where: str, image_root: str | None = None) -
     return Example(NAME, question, tuple(turns), tuple(pictures), meta=meta)
 
 
+def with_system(turns: Sequence[Turn], system: str | None) -> Sequence[Turn]:
+    """Begin a conversation with a system prompt where it has none of its own."""
+    if not system or turns[0]["role"] == "system":
+        return turns
+    return ({"role": "system", "content": [{"type": "text", "text": system}], "learn": False}, *turns)
+
+
 def text_of(turn: Turn) -> str:
     """Join a turn's text."""
     return "".join(part["text"] for part in turn["content"] if part["type"] == "text")

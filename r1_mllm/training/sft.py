@@ -107,10 +107,7 @@ def _load_conversations(split: str, config: SftConfig, processor: Processor) -> 
 
 def _turns(example: Example, config: SftConfig) -> Sequence[conversation.Turn]:
     """Give a conversation's turns, with the run's system prompt where it has none of its own."""
-    system = config.data.system_prompt
-    if not system or example.answer[0]["role"] == "system":
-        return example.answer
-    return ({"role": "system", "content": [{"type": "text", "text": system}], "learn": False}, *example.answer)
+    return conversation.with_system(example.answer, config.data.system_prompt)
 
 
 def encode(run: Session, example: Example) -> Group:

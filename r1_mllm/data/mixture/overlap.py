@@ -69,6 +69,22 @@ def overlap(train: Sequence[Example], held_out: Sequence[Example]) -> list[tuple
     return found
 
 
+def repeated(examples: Sequence[Example]) -> list[tuple[str, str, bool]]:
+    """Find questions asked again of the same pictures: (place, earlier place, whether the answers agree)."""
+    rough: dict[Key, list[Example]] = {}
+    for example in examples:
+        rough.setdefault(_sizes(example), []).append(example)
+    hashes: dict[str, str] = {}
+    found = []
+    for members in rough.values():
+        first: dict[Key, Example] = {}
+        for example in members if len(members) > 1 else ():
+            earlier = first.setdefault(_hashes(example, hashes), example)
+            if earlier is not example:
+                found.append((_where(example), _where(earlier), example.answer == earlier.answer))
+    return found
+
+
 def refuse_overlap(train: Sequence[Example], held_out: Sequence[Example], what: str) -> None:
     """Stop when a test set holds questions that are trained on.
 
