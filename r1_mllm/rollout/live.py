@@ -94,8 +94,7 @@ class Live(Run):
         if not (self.waiting or self._num_live()):
             self._release()
             return False
-        joined = self._wants_regrid(self.waiting)
-        if joined:
+        if self._wants_regrid(self.waiting):
             self._regrid(self.waiting)
         if self._num_live():
             self._step()
@@ -113,24 +112,20 @@ class Live(Run):
             self.cache, self.decoder.host_step = self.decoder.new_cache(), None
 
     def _wants_regrid(self, waiting: deque) -> bool:
-        return super()._wants_regrid(deque()) or bool(waiting and self._fit([waiting[0]]))
+        """As for a rollout, but who waits joins as soon as there is room: a client is watching."""
+        if super()._wants_regrid(deque()):
+            return True
+        if not waiting:
+            return False
+        kept = [(job, count) for job, count in zip(self.jobs, self._live_counts(), strict=True) if count]
+        return self._fits([*kept, (waiting[0], len(waiting[0].rows))])
 
-    def _fit(self, joining: Sequence[Job]) -> bool:
-        """Tell whether these jobs have room beside the rows that are going on."""
-        live = [[row for row in line if row is not None and not row.done] for line in self.grid]
-        lines = [(job, rows) for job, rows in zip(self.jobs, live, strict=True) if rows]
-        lines += [(job, job.rows) for job in joining]
-        samples = max(len(rows) for _, rows in lines)
-        prompt = max(len(job.prompt.ids) for job, _ in lines)
-        tail = max(row.limit for _, rows in lines for row in rows)
-        tokens = len(lines) * (prompt + samples * tail)
-        return len(lines) * samples <= self.max_rows and tokens <= self.max_tokens
-
-    def _admit(self, waiting: deque, live: int) -> list[Job]:
-        admitted: list[Job] = []
-        while waiting and (not (admitted or live) or self._fit([*admitted, waiting[0]])):
-            admitted.append(waiting.popleft())
-        return admitted
+    def _fits(self, together: Sequence[tuple[Job, int]]) -> bool:
+        samples = max(count for _, count in together)
+        prompt = max(len(job.prompt.ids) for job, _ in together)
+        tail = max(row.limit for job, _ in together for row in job.rows if not row.done)
+        tokens = len(together) * (prompt + samples * tail)
+        return len(together) * samples <= self.max_rows and tokens <= self.max_tokens
 
     def _sampler(self, sampling: Sampling) -> Sampler:
         if sampling not in self._samplers:

@@ -133,7 +133,7 @@ class Server:
     def _task(self, ask: ChatAsk, prompt: Prompt) -> tuple[Task, asyncio.Queue]:
         """A task whose pieces arrive in the queue."""
         loop, told = asyncio.get_running_loop(), asyncio.Queue()
-        seed = secrets.randbits(63) if ask.seed is None else ask.seed % 2**64
+        seed = secrets.randbits(63) if ask.seed is None else ask.seed % 2**63
         if ask.temperature == 0:
             sampling = Sampling(0.0)
         else:
