@@ -151,7 +151,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader) or {}
     except OSError as error:
         raise Stop(f"--config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Stop(f"--config {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise Stop(f"--config {path}: expected lines `name: value`")
@@ -170,7 +170,10 @@ def refuse_unknown(content: Iterable[str], known: Sequence[str], where: str) -> 
 def _file_argv(path: Path, kinds: dict[str, Any]) -> list[str]:
     """Spell a YAML file as a command line; an `env` mapping goes to the environment instead."""
     content = read_yaml(path)
-    os.environ.update({str(name): str(value) for name, value in (content.pop("env", None) or {}).items()})
+    environment = content.pop("env", None) or {}
+    if not isinstance(environment, dict):
+        raise Stop(f"--config {path}: env must hold lines `NAME: value`, not {environment!r}")
+    os.environ.update({str(name): str(value) for name, value in environment.items()})
     argv: list[str] = []
     for name, value in content.items():
         if isinstance(value, dict):  # a component's name with its fields below

@@ -22,7 +22,7 @@ def load(path: Path) -> Tree | None:
             if file.readline() and _is_object(first):
                 return None  # JSON lines: the first line is a row of its own
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     held = tree.values() if isinstance(tree, dict) else ()
     return tree if held and all(_is_rows(value) for value in held) else None
@@ -41,7 +41,7 @@ def rows(tree: Tree, path: Path) -> Iterator[tuple[Tree, str]]:
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -233,9 +233,9 @@ def _parquet_batches(path: Path) -> Iterator[Any]:
 def _arrow_batches(path: Path) -> Iterator[Any]:
     pyarrow = _pyarrow()
     try:
-        with pyarrow.memory_map(str(path)) as file:
+        with pyarrow.OSFile(str(path)) as file:  # not mapped: a damaged file would end the process by SIGBUS
             yield from pyarrow.ipc.open_stream(file)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Arrow stream ({error})") from error
 
 
@@ -243,6 +243,7 @@ def _table_rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[Row, str]]
     num = 0
     try:
         for batch in batches:
+            batch.validate(full=True)
             for row in batch.to_pylist():
                 num += 1
                 yield row, f"{path}:{num}"

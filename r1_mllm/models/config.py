@@ -312,7 +312,7 @@ def _vision_arch(vision: Section, family: str) -> VisionArch:
         hidden = vision.integer("embed_dim")
         arch = VisionArch(
             hidden_size=hidden,
-            intermediate_size=int(hidden * vision.number("mlp_ratio")),
+            intermediate_size=int(hidden * vision.number("mlp_ratio", most=MAX_WIDTH)),
             out_hidden_size=vision.integer("hidden_size"),
             full_attention_blocks=tuple(range(depth)),
             **common,

@@ -33,10 +33,10 @@ class Section:
             raise self.wrong(name, found, f"an integer from {least} to {most} is needed")
         return found
 
-    def number(self, name: str) -> float:
+    def number(self, name: str, most: float = 1e30) -> float:
         found = self.value(name)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < float("inf"):
-            raise self.wrong(name, found, "a positive number is needed")
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= most:
+            raise self.wrong(name, found, f"a positive number up to {most:g} is needed")
         return found
 
     def integers(self, name: str) -> tuple[int, ...]:

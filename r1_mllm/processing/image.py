@@ -63,6 +63,12 @@ class PixelConfig:
     resample: int = Image.Resampling.BICUBIC
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            numbers = value if name in ("mean", "std") else (value,)
+            right = isinstance(numbers, tuple) and (len(numbers) == 3 or name not in ("mean", "std"))
+            kind = float if name in ("mean", "std", "rescale_factor") else int
+            if not right or not all(_is_number(number, kind) for number in numbers):
+                raise ValueError(f"{name} is {value!r}; take preprocessor_config.json from the model's own repository")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"min_pixels {self.min_pixels} must be above 0 and at most max_pixels {self.max_pixels}")
         if min(self.patch_size, self.merge_size, self.temporal_patch_size) < 1 or min(self.std) <= 0:
@@ -73,6 +79,8 @@ class PixelConfig:
         """Read the settings in any spelling in use: flat, `size` with either key pair, nested `image_processor`."""
         settings = settings.get("image_processor", settings)
         size = settings.get("size") or {}
+        if not isinstance(size, Mapping):
+            raise ValueError(f"size is {size!r}; take preprocessor_config.json from the model's own repository")
         for switch in ("do_resize", "do_rescale", "do_normalize"):
             if settings.get(switch) is False:
                 raise ValueError(f"{switch}: false is not supported; the model was trained with it")
@@ -134,6 +142,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
     return content
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Say whether a setting is a finite number of sensible size; int admits no fraction."""
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        return False
+    return -(2**40) < value < 2**40
 
 
 def _first(*values: Any) -> Any:

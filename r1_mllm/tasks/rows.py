@@ -92,6 +92,7 @@ def meta(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _turn(row: Mapping[str, Any], speaker: str) -> str | None:
     turns = row.get("conversations") or ()
+    turns = turns if isinstance(turns, Sequence) else ()
     said = [turn.get("value") for turn in turns if isinstance(turn, Mapping) and turn.get("from") == speaker]
     return said[0] if said else None
 

@@ -53,7 +53,7 @@ def read_mixture(path: Path, training: bool = True, own_file: bool = True) -> li
     """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a mixture needs the key `datasets` or `train_datasets`")
