@@ -122,6 +122,8 @@ class Group:
     completions: Sequence[Completion]
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     """Reward name -> [G] float64, unweighted; NaN where the reward does not apply."""
+    details: dict[str, np.ndarray] = field(default_factory=dict)
+    """Reward name/part -> [G] float64: what a user's reward is made of, for logs only."""
     grades: Sequence[Grade] = ()
     """The task's verdict per completion, kept for logs."""
     rewards: np.ndarray | None = None

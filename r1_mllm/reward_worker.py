@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import importlib
 import importlib.util
-import inspect
 import json
 import os
 import signal
@@ -85,11 +84,12 @@ def _confine(memory_mb: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
 
-def _call(function: Any, decode: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _call(scores: Any, decode: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Score one group; whatever the user's code raises becomes the reply."""
     try:
         arguments = [decode(value) for value in request["arguments"]]
-        return {"values": listed(function(*arguments))}
+        found = scores(*arguments)
+        return {"values": listed(found.values), "parts": {name: listed(part) for name, part in found.parts.items()}}
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the user's code's, not ours
         frames = traceback.extract_tb(error.__traceback__)
         where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
@@ -113,13 +113,13 @@ def main(parent: int, memory_mb: int) -> None:
         sys.path[:] = start["sys_path"]
         decode = importlib.import_module("r1_mllm.user_rewards").decode  # the classes that users' files know
         function = load(start["path"], start["function"])
-        takes_config = len(inspect.signature(function).parameters) >= 2
+        scores = importlib.import_module("r1_mllm.reward_files").adapt(function)
     except BaseException:  # as in _call
         send(replies, {"id": 0, "error": traceback.format_exc()[-8000:]})
         return
-    send(replies, {"id": 0, "takes_config": takes_config})
+    send(replies, {"id": 0})
     while (request := receive(requests)) is not None:
-        reply = {"id": request["id"], **_call(function, decode, request)}
+        reply = {"id": request["id"], **_call(scores, decode, request)}
         if os.getpid() != owner:
             os._exit(0)
         send(replies, reply)

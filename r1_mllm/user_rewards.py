@@ -12,7 +12,6 @@ import base64
 import dataclasses
 import hashlib
 import importlib.util
-import inspect
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ import numpy as np
 
 from .config import RewardConfig
 from .records import Completion, Example, Grade, Group, Prompt, View
+from .reward_files import Scores, adapt
 from .reward_worker import MAX_REPLY_BYTES
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,6 @@ class Worker:
 
     def __init__(self, path: str, function: str, memory_mb: int) -> None:
         self.path, self.function, self.memory_mb = path, function, memory_mb
-        self.takes_config = False
         self.starts = 0
         self._process: subprocess.Popen | None = None
         self._owner = os.getpid()
@@ -140,19 +139,17 @@ class Worker:
         if "error" in reply:
             self.close()
             raise ValueError(f"the reward file {self.path} cannot be used:\n{reply['error']}")
-        self.takes_config = reply["takes_config"]
 
     def ask(self, arguments: Sequence[Any], seconds: float) -> Any:
         """Call the function; WorkerError when it raises, is too slow, or takes its process with it."""
         with self._lock:
             self.start()
             self._request += 1
-            arguments = arguments if self.takes_config else arguments[:1]
             self._send({"id": self._request, "arguments": [encode(value) for value in arguments]})
             reply = self._receive(self._request, time.monotonic() + seconds)
         if "error" in reply:
             raise WorkerError("error", reply["error"].strip())
-        return reply["values"]
+        return Scores(_numbers(reply["values"]), {name: _numbers(part) for name, part in reply["parts"].items()})
 
     def close(self) -> None:
         """Kill the worker and what it started; the next call starts a new one."""
@@ -230,7 +227,7 @@ def _ending(process: subprocess.Popen) -> str:
 
 
 class UserReward:
-    """A function from a user's file: `name(group)` or `name(group, config)` -> G numbers, None for "cannot judge".
+    """A function from a user's file, in any form of reward_files.py: G numbers, None for "cannot judge".
 
     Its first call must work.  Later failures (it raises, exceeds reward_timeout, dies) cost the group this reward, or
     are 0 with reward_error zero; they are logged and counted, and end the run when more than 5 % of the last 200 calls
@@ -252,12 +249,15 @@ class UserReward:
         self.calls += 1
         num = len(group.completions)
         try:
-            values = self.call(group, config, _START_SECONDS if self.calls == 1 else config.reward_timeout)
+            scores = self.call(group, config, _START_SECONDS if self.calls == 1 else config.reward_timeout)
         except Exception as error:  # the user's code may raise anything; the plan is in the class docstring
             self.counts[getattr(error, "status", "error")] += num
             self._count(True, error)
             return np.full(num, 0.0 if config.reward_error == "zero" else np.nan)
         self._count(False, None)
+        values = scores.values
+        for name, part in scores.parts.items():
+            group.details[f"{self.name}/{name}"] = _detail(part, num)
         if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str | bytes):
             judged = sum(isinstance(value, int | float | np.number) and bool(np.isfinite(value)) for value in values)
             self.counts["ok"] += judged
@@ -310,9 +310,16 @@ def load_user_reward(path: str, function: str, name: str, config: RewardConfig) 
         raise ValueError(f"reward {name!r}: {error}") from error
 
     def call(group: Group, config: RewardConfig, seconds: float) -> Any:
-        return _numbers(worker.ask((group, config), seconds))
+        return worker.ask((group, config), seconds)
 
     return UserReward(name, call, worker)
+
+
+def _detail(part: Any, num: int) -> np.ndarray:
+    """A part for the logs as [G] float64; NaN for what is no number."""
+    sound = isinstance(part, Sequence | np.ndarray) and len(part) == num
+    values = part if sound else [None] * num
+    return np.array([float(value) if isinstance(value, int | float | np.number) else np.nan for value in values])
 
 
 def _numbers(values: Any) -> Any:
@@ -330,5 +337,5 @@ def _inside(path: str, function: str, name: str) -> Callable[[Group, RewardConfi
     found = vars(module).get(function)
     if not callable(found):
         raise ValueError(f"reward {name!r}: {path!r} has no function {function!r}")
-    takes_config = len(inspect.signature(found).parameters) >= 2
-    return lambda group, config, seconds: found(group, config) if takes_config else found(group)
+    scores = adapt(found)
+    return lambda group, config, seconds: scores(group, config)

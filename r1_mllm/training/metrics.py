@@ -14,7 +14,10 @@ from ..config import ObjectiveConfig
 from ..objectives import advantages, policy
 from ..records import Group
 
-LATEST = ("learning_rate", "epoch", "num_tokens", "num_generated_tokens", "skipped_steps", "loss_scale")
+LATEST = (
+    *("memory/peak_gb", "learning_rate", "epoch", "num_tokens", "num_generated_tokens", "skipped_steps"),
+    "loss_scale",
+)
 """Metrics of which the last value counts when several steps are logged together; the others are averaged."""
 
 
@@ -38,6 +41,9 @@ def describe(groups: Sequence[Group]) -> dict[str, np.ndarray]:
         columns["verifier_failed"] = np.isin(rules, VERIFIER_FAILURES)
     for name in groups[0].parts:
         columns[f"parts/{name}"] = np.stack([group.parts[name] for group in groups])
+    for name in sorted({name for group in groups for name in group.details}):
+        absent = np.full(len(groups[0].completions), np.nan)
+        columns[f"parts/{name}"] = np.stack([group.details.get(name, absent) for group in groups])
     return columns
 
 

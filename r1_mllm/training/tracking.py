@@ -171,6 +171,9 @@ class Tracker:
         shown = {name.split("/")[-1]: f"{values[name]:.4g}" for name in _SHOWN if name in values}
         if "tokens_per_second" in values:
             shown["tokens/s"] = f"{values['tokens_per_second']:.0f}"
+        phases = {name[5:]: value for name, value in values.items() if name.startswith("time/")}
+        if phases:
+            shown["seconds"] = ", ".join(f"{name} {value:.2f}" for name, value in phases.items())
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -213,7 +216,7 @@ def completion_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "completion": completion.text,
             "finished": completion.finished,
             "num_tokens": len(completion.ids),
-            "rewards": {name: plain(values[i]) for name, values in group.parts.items()},
+            "rewards": {name: plain(values[i]) for name, values in {**group.parts, **group.details}.items()},
             "reward": None if group.rewards is None else plain(group.rewards[i]),
             "advantage": None if group.advantages is None else plain(group.advantages[i]),
         }
