@@ -135,6 +135,8 @@ def load_reward(name: str, config: RewardConfig | None = None) -> RewardFunction
     if not path.endswith(".py"):
         near = difflib.get_close_matches(name, REWARDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if name == "judge":
+            raise ValueError("the reward judge asks a service, which only training does")
         raise ValueError(f"unknown reward {name!r}{hint} (known: {', '.join(REWARDS)}, or path.py:function)")
     return load_user_reward(path, function, name, config or RewardConfig())
 

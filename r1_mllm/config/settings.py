@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .judge import JudgeConfig
 from .lora import LoraConfig
 from .sharding import ShardingConfig
 from .stopping import StoppingConfig
@@ -123,7 +124,7 @@ class ObjectiveConfig:
 @dataclass(frozen=True)
 class RewardConfig:
     reward_funcs: tuple[str, ...] = ("accuracy", "format")
-    """Names of rewards.py or path.py:function."""
+    """Names of rewards.py, judge (a chat model, see judge_url) or path.py:function (reward_files.py)."""
     reward_weights: tuple[float, ...] | None = None
     """One per reward; None: all 1."""
     soft_iou: bool = True
@@ -238,6 +239,7 @@ class GrpoConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -321,6 +323,8 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         yield f"num_generations {rollout.num_generations}: an answer is compared with its group, so at least 2"
     if not rewards.reward_funcs:
         yield "reward_funcs: at least one reward is needed"
+    if "judge" in rewards.reward_funcs and config.judge.judge_url is None:
+        yield "reward_funcs judge: needs judge_url and judge_model"
     if rewards.reward_weights is not None and len(rewards.reward_weights) != len(rewards.reward_funcs):
         yield f"reward_weights: {len(rewards.reward_weights)} weights for {len(rewards.reward_funcs)} reward_funcs"
     if (config.data.dataloader_num_workers or 0) < 0:

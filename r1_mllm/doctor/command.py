@@ -111,7 +111,7 @@ class Questions:
     def self_test(self, examples: Sequence[Example], config: RewardConfig) -> selftest.SelfTest:
         """Score gold and foreign answers."""
         config = selftest.with_limit(config, 256)
-        funcs = {name: rewards.load_reward(name, config) for name in config.reward_funcs}
+        funcs = {name: rewards.load_reward(name, config) for name in config.reward_funcs if name != "judge"}
         views = None if self.processor is None else lambda example: plan.views_of(self.processor, example)
         return selftest.run(examples, config, funcs, views)
 

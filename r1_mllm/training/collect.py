@@ -20,6 +20,7 @@ from .. import rewards
 from ..config import GrpoConfig, RolloutConfig
 from ..distributed import collectives
 from ..heartbeat import beat
+from ..judge_reward import JudgeReward
 from ..objectives.advantages import all_equal
 from ..records import Group
 from ..runtime import REWARDS, Stop
@@ -128,6 +129,9 @@ def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, r
 def score(run: Session, groups: Sequence[Group]) -> None:
     """Fill in what every completion earns."""
     config = run.config.settled_reward
+    judge = run.rewards.get("judge")
+    if isinstance(judge, JudgeReward):
+        judge.ask(groups)
     try:
         for group in groups:
             rewards.score(group, run.rewards, config)

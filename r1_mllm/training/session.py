@@ -22,13 +22,14 @@ from ..data.mixture import LoadReport, load_examples, num_shared
 from ..data.mixture.loading import ReadRow
 from ..data.stream import Stream
 from ..distributed import mesh
+from ..judge_reward import load_rewards
 from ..models.qwen_vl import QwenVL
 from ..models.weights import resolve
 from ..processing.ahead import Ahead
 from ..processing.prompt import Processor
 from ..processing.template import template_source
 from ..records import Example, Prompt
-from ..rewards import RewardFunction, load_reward
+from ..rewards import RewardFunction
 from ..rollout.engine import Engine
 from ..runtime import DATA, MODEL, Stop
 from ..tasks import asked_as
@@ -265,7 +266,7 @@ def _load_words(config: GrpoConfig) -> tuple[Templates, dict[str, RewardFunction
     """Read the prompts and find the rewards by name."""
     try:
         templates = load_templates(config.data.prompt_template)
-        return templates, {name: load_reward(name, config.reward) for name in config.reward.reward_funcs}
+        return templates, load_rewards(config)
     except ValueError as error:
         raise Stop(str(error)) from error
 
