@@ -20,6 +20,9 @@ LOG2_E, LN2_HIGH, LN2_LOW = F4(1.44269504088896341), F4(0.693359375), F4(-2.1219
 LOWEST, HIGHEST = F4(-87.0), F4(88.0)
 """Exponents outside are held here: their powers would not be normal numbers."""
 
+TILE = 32
+"""Side of the squares a transpose goes by: both sides of one stay in the first-level cache."""
+
 BLOCK = 256
 """Ids that are summed before one of them is looked for."""
 
@@ -305,3 +308,14 @@ def draw(logits, temperature, allowed, uniforms, ids, logprobs):
                 reached += row[i]
         ids[n] = chosen
         logprobs[n] = np.log(row[chosen] / total)
+
+
+@loop
+def transpose(source, out, first):
+    """Write source [a, b] to columns first to first + a of out [b, any], tile by tile; any type of number."""
+    rows, columns = source.shape
+    for row in range(0, rows, TILE):
+        for column in range(0, columns, TILE):
+            for j in range(column, min(column + TILE, columns)):
+                for i in range(row, min(row + TILE, rows)):
+                    out[j, first + i] = source[i, j]

@@ -9,6 +9,7 @@ Shape letters: C text hidden size, I text MLP size, D vision hidden size, M visi
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,9 @@ PREFIXES = (
 )
 STRIPE = 64
 """Rows transposed at a time: a whole-matrix copy misses the cache at every element."""
+
+LARGE = 1 << 16
+"""Numbers of a stripe from which a compiled transpose is worth its import."""
 
 # Constants of the rotary embedding that old files carry; both are computed from config.json.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
@@ -84,7 +88,7 @@ def join(parameter: Parameter, blocks: Iterable[np.ndarray], out: np.ndarray) ->
         if parameter.layout == "plain":
             out[start:stop] = block
         else:
-            out[:, start:stop] = block.reshape(len(block), -1).T
+            _transpose_into(block.reshape(len(block), -1), out, start)
         start = stop
 
 
@@ -97,15 +101,20 @@ def split(parameter: Parameter, ours: np.ndarray) -> Iterator[tuple[str, np.ndar
             yield name, np.ascontiguousarray(ours[start:stop])
         else:
             turned = np.empty((shape[0], ours.shape[0]), ours.dtype)
-            _transpose_into(ours[:, start:stop], turned)
+            for row in range(0, len(ours), STRIPE):
+                _transpose_into(np.ascontiguousarray(ours[row : row + STRIPE, start:stop]), turned, row)
             yield name, turned.reshape(shape)
         start = stop
 
 
-def _transpose_into(source: np.ndarray, out: np.ndarray) -> None:
-    """Write source [a, b] to out [b, a] in stripes."""
-    for start in range(0, source.shape[0], STRIPE):
-        out[:, start : start + STRIPE] = source[start : start + STRIPE].T
+def _transpose_into(source: np.ndarray, out: np.ndarray, first: int) -> None:
+    """Write source [a, b] to columns first to first + a of out [b, any]."""
+    if source.size >= LARGE and importlib.util.find_spec("numba"):
+        from .loops import transpose  # numba takes a while to import; small models do without
+
+        transpose(source, out, first)
+    else:
+        out[:, first : first + len(source)] = source.T
 
 
 def _linear(ours: str, published: Sequence[tuple[str, int]], width: int, bias: bool = True) -> Iterator[Parameter]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,23 @@ class Entry:
         """Map the tensor, read-only, in its file's dtype (bfloat16 as uint16)."""
         dtype = NUMPY_DTYPES[self.dtype]
         return np.memmap(self.file, dtype, mode="r", offset=self.offset, shape=self.shape)
+
+    def stripes(self, num_bytes: int = 1 << 20) -> Iterator[np.ndarray]:
+        """Read the tensor's rows in order, about num_bytes at a time; each array is overwritten by the next.
+
+        Reading goes through the system's read-ahead, which a mapped file touched page by page does without.
+        """
+        dtype, rest = NUMPY_DTYPES[self.dtype], self.shape[1:]
+        row_bytes = dtype.itemsize * int(np.prod(rest, dtype=np.int64))
+        rows = max(1, num_bytes // max(row_bytes, 1))
+        buffer = np.empty((min(rows, self.shape[0]), *rest), dtype)
+        with open(self.file, "rb", buffering=0) as stream:
+            stream.seek(self.offset)
+            for start in range(0, self.shape[0], rows):
+                part = buffer[: min(rows, self.shape[0] - start)]
+                if stream.readinto(memoryview(part.reshape(-1)).cast("B")) != part.nbytes:
+                    raise ValueError(f"{self.file}: ended while it was read; is it being written?")
+                yield part
 
 
 def entries(file: Path) -> dict[str, Entry]:

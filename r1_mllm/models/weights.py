@@ -11,21 +11,28 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import paddle
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from . import tensor_file
+from . import host, kernels, tensor_file
 from .config import ModelArch
-from .names import EMBEDDING, HEAD, STRIPE, Parameter, canonical, join, parameters, split
+from .names import EMBEDDING, HEAD, Parameter, canonical, join, parameters, split
 from .qwen_vl import QwenVL
 from .tensor_file import Entry
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+AHEAD = 2
+"""Parameters read ahead while one becomes a tensor: each exists twice until then."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -82,8 +89,17 @@ def load_pretrained(path: str | Path, dtype: str = "float32", check_finite: bool
     finally:
         paddle.set_default_dtype(before)
     slots = dict(model.named_parameters())
-    for name, array in _joined(found, arch, dtype, check_finite):
-        tensor = paddle.to_tensor(array, dtype=dtype)
+    made: dict[str, paddle.Tensor] = {}
+
+    def memory(parameter: Parameter) -> np.ndarray:
+        """Take a tensor's own memory where the CPU holds it: what is read there need not be copied."""
+        tensor = made[parameter.name] = paddle.empty(parameter.shape, dtype)
+        host.prefer_huge_pages(tensor)
+        return host.bits(tensor, tensor_file.NUMPY_DTYPES[dtype])
+
+    in_place = memory if kernels.on_cpu() else None
+    for name, array in _joined(found, arch, dtype, check_finite, in_place):
+        tensor = made.pop(name) if name in made else paddle.to_tensor(array, dtype=dtype)
         assert tuple(slots[name].shape) == tuple(tensor.shape), f"{name}: {slots[name].shape} is not {tensor.shape}"
         tensor._share_buffer_to(slots.pop(name))  # set_value would allocate and draw random values first
     assert not slots, f"parameters without a published name: {sorted(slots)}"
@@ -233,27 +249,48 @@ def _target_dtype(dtype: str, arch: ModelArch, found: Mapping[str, Entry]) -> st
 
 
 def _joined(
-    found: Mapping[str, Entry], arch: ModelArch, dtype: str, check_finite: bool
+    found: Mapping[str, Entry],
+    arch: ModelArch,
+    dtype: str,
+    check_finite: bool,
+    memory: Callable[[Parameter], np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Read, convert and join each parameter's published tensors."""
-    for parameter in parameters(arch):
+    """Read, convert and join each parameter's published tensors, into the memory it is given if any."""
+
+    def load(parameter: Parameter) -> tuple[str, np.ndarray]:
         sources = [found[name] for name, _ in parameter.sources]
         if check_finite:
             _check_finite(parameter, sources)
-        if parameter.layout == "plain" and [source.dtype for source in sources] == [dtype]:
-            yield parameter.name, sources[0].read()
-            continue
-        out = np.empty(parameter.shape, tensor_file.NUMPY_DTYPES[dtype])
+        if memory is None and parameter.layout == "plain" and [source.dtype for source in sources] == [dtype]:
+            return parameter.name, sources[0].read()
+        out = memory(parameter) if memory else np.empty(parameter.shape, tensor_file.NUMPY_DTYPES[dtype])
         join(parameter, _stripes(sources, dtype), out)
-        yield parameter.name, out
+        return parameter.name, out
+
+    yield from _ahead(load, parameters(arch))
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply function to items in order, on threads that are at most AHEAD items ahead of who takes the results."""
+    waiting: deque = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _stripes(sources: Sequence[Entry], dtype: str) -> Iterator[np.ndarray]:
     """Yield the sources' rows a few at a time, so that no tensor exists twice."""
     for source in sources:
-        array = source.read()
-        for start in range(0, len(array), STRIPE):
-            yield tensor_file.convert(array[start : start + STRIPE], source.dtype, dtype)
+        for stripe in source.stripes():
+            yield tensor_file.convert(stripe, source.dtype, dtype)
 
 
 def _check_finite(parameter: Parameter, sources: Sequence[Entry]) -> None:
