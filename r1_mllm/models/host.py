@@ -61,7 +61,7 @@ def arrays(*tensors: paddle.Tensor) -> list[np.ndarray]:
 
 
 def prefer_huge_pages(tensor: paddle.Tensor) -> None:
-    """Ask Linux to back a large CPU tensor with pages of 2 MB: touching it for the first time is several times faster."""
+    """Ask Linux to back a large CPU tensor with pages of 2 MB: touching it first is several times faster."""
     page, size = 1 << 21, tensor.size * tensor.element_size()
     first = -(-tensor.data_ptr() // page) * page
     length = (tensor.data_ptr() + size - first) // page * page
