@@ -12,6 +12,8 @@ from typing import Any
 import paddle
 import paddle.distributed as dist
 
+from .gate import meet
+
 _BUCKET_ELEMENTS = 1 << 24
 """Gradients are exchanged together up to this many numbers (64 MB of float32)."""
 
@@ -52,6 +54,7 @@ def _sum_bucket(parameters: list[paddle.Tensor]) -> None:
         for parameter in parameters
     ]
     flat = paddle.concat(parts)  # [parameters + sum of sizes]
+    meet()
     dist.all_reduce(flat)
     start = len(parameters)
     for parameter, count in zip(parameters, flat[:start].tolist(), strict=True):
@@ -72,6 +75,7 @@ def sum_scalars(values: Mapping[str, float]) -> dict[str, float]:
         return dict(values)
     names = sorted(values)
     total = paddle.to_tensor([float(values[name]) for name in names], dtype="float64")
+    meet()
     dist.all_reduce(total)
     return dict(zip(names, total.tolist(), strict=True))
 
@@ -80,6 +84,7 @@ def gather_objects(value: Any) -> list[Any]:
     """Return every rank's value, in rank order, on every rank."""
     if world() == 1:
         return [value]
+    meet()
     gathered: list[Any] = []
     dist.all_gather_object(gathered, value)
     return gathered
@@ -89,6 +94,7 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
     """Return the value rank `source` gave."""
     if world() == 1:
         return value
+    meet()
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
@@ -97,4 +103,5 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 def barrier() -> None:
     """Wait until every rank is here."""
     if world() > 1:
+        meet()
         dist.barrier()

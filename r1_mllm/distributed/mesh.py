@@ -8,7 +8,10 @@ import io
 import os
 from dataclasses import dataclass
 
+import paddle
 import paddle.distributed as dist
+
+from . import gate
 
 
 @dataclass(frozen=True)
@@ -26,4 +29,6 @@ def init() -> Mesh:
     if not dist.is_initialized():
         with contextlib.redirect_stderr(io.StringIO()):  # a banner of flags, on every rank
             dist.init_parallel_env()
+        if paddle.get_device() == "cpu":
+            gate.open_gate(dist.get_rank(), dist.get_world_size())
     return Mesh(dist.get_rank(), dist.get_world_size())

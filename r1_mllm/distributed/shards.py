@@ -17,6 +17,7 @@ import paddle
 import paddle.distributed as dist
 
 from . import collectives
+from .gate import meet
 
 BUCKET_ELEMENTS = 1 << 22
 """Numbers exchanged together (16 MB of float32)."""
@@ -106,6 +107,7 @@ class WorldShards:
         """Sum `flat` over all processes, in place on the owners of the slice; elsewhere its values are lost."""
         if self.world == 1:
             return
+        meet()
         if self.degree == self.world:
             dist.reduce(flat, dst=owner)
         else:
@@ -114,6 +116,7 @@ class WorldShards:
     def broadcast_from(self, owner: int, flat: paddle.Tensor) -> None:
         """Replace `flat` everywhere by what the slice's owner holds."""
         if self.world > 1:
+            meet()
             dist.broadcast(flat, src=owner)
 
 
@@ -156,6 +159,7 @@ def any_rank(value: bool) -> bool:
     """Say whether the value is true on any process; a small exchange of the world."""
     if collectives.world() == 1:
         return value
+    meet()
     flag = paddle.to_tensor([float(value)], "float32")
     dist.all_reduce(flag)
     return flag.item() > 0
