@@ -13,7 +13,16 @@ from typing import Any
 from .. import runtime
 from ..config.flags import parse
 from . import compare as comparison
-from .settings import DataBench, ForwardBench, LoadBench, RewardsBench, RolloutBench, StepBench, length_range
+from .settings import (
+    DataBench,
+    ForwardBench,
+    LoadBench,
+    MemoryBench,
+    RewardsBench,
+    RolloutBench,
+    StepBench,
+    length_range,
+)
 
 PROG = "r1-mllm bench"
 
@@ -53,6 +62,24 @@ def load(argv: Sequence[str]) -> None:
     from .load import measure  # after the number of threads is settled
 
     _show(measure(config), config)
+
+
+def memory(argv: Sequence[str]) -> None:
+    """Print one JSON line about the peak memory of each process of a training run."""
+    config = parse(MemoryBench, argv, f"{PROG} memory")
+    _set_threads(0)
+    from .memory import measure
+
+    result = measure(config)
+    if result is not None:
+        _show(result, config)
+
+
+def sizing(argv: Sequence[str]) -> None:
+    """Print what `r1-mllm grpo` with the same flags would take per device, for published networks or a config.json."""
+    from .sizes import main  # no Paddle
+
+    main(argv)
 
 
 def rewards(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..records import Example
 from ..runtime import DATA, Stop
@@ -97,6 +97,26 @@ class LoadBench:
     """What the weights are kept in: bfloat16, float16, float32 or auto."""
     threads: int = 0
     json: str | None = None
+
+
+@dataclass(frozen=True)
+class MemoryBench:
+    """Take a few supervised steps on a network of random weights and read each process's peak memory.  Under
+    `paddle.distributed.launch` the state is shared out as --sharding says; rank 0 prints one line for all."""
+
+    sharding: Literal["none", "stage1", "stage2"] = "none"
+    sharding_parallel_degree: int = -1
+    hidden_size: int = 512
+    """Width of the decoder, a multiple of 128."""
+    layers: int = 12
+    vocab_size: int = 32000
+    """With the defaults 56 million numbers are trained."""
+    tokens: int = 64
+    """Of the answer each process learns: few, so that activations are small beside the state."""
+    steps: int = 3
+    seed: int = 0
+    json: str | None = None
+    """File that also receives the printed line."""
 
 
 @dataclass(frozen=True)
