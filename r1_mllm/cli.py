@@ -102,7 +102,7 @@ def _export(argv: Sequence[str]) -> None:
     from .config.flags import parse
     from .config.lora import ExportConfig
 
-    config = parse(ExportConfig, argv, f"{PROG} export", "Merge an adapter into its base model.")
+    config = parse(ExportConfig, argv, f"{PROG} export", "Write a model folder for others.")
     runtime.require_paddle()
     from .training.export import export
 
@@ -210,15 +210,15 @@ def _messages(argv: Sequence[str]) -> None:
 
 
 def _report(argv: Sequence[str]) -> None:
-    from .report.page import write_report
+    from .report.page import write_reports
 
-    parser = _parser("report", "Write a run's page: curves, accuracies before and after, samples.")
-    parser.add_argument("run_dir", help="output_dir of a run")
-    parser.add_argument("--out", default=None, help="HTML file; default: RUN_DIR/report.html")
+    parser = _parser("report", "Write a run's page: curves, accuracies before and after, completions; several compare.")
+    parser.add_argument("run_dirs", nargs="+", metavar="run_dir", help="output_dir of a run")
+    parser.add_argument("--out", default=None, help="HTML file; default: RUN_DIR/report.html; several: comparison.html")
     parser.add_argument("--phrases", nargs="+", default=None, help="what counts as checking oneself; default: a list")
     given = parser.parse_args(argv)
     chosen = {} if given.phrases is None else {"phrases": given.phrases}
-    print(write_report(given.run_dir, given.out, **chosen))
+    print(write_reports(given.run_dirs, given.out, **chosen))
 
 
 def _quickstart(argv: Sequence[str]) -> None:
@@ -279,7 +279,7 @@ class Command:
 COMMANDS = {
     "grpo": Command("train with GRPO", _grpo, "training.grpo"),
     "sft": Command("fine-tune on conversations", _sft, "training.sft"),
-    "export": Command("merge an adapter into its base model", _export, "training.export"),
+    "export": Command("write a checkpoint or a merged adapter for others", _export, "training.export"),
     "serve": Command("answer chats over HTTP as OpenAI's API does", _serve, "serving.command"),
     "curriculum": Command("train in stages: judge, choice, open", _curriculum, "quickstart.curriculum"),
     "curriculum stage": Command("train one stage of a curriculum", _curriculum_stage, "quickstart.curriculum"),
@@ -301,6 +301,8 @@ COMMANDS = {
     "bench rollout": Command("time sampling beside its floor", _bench("rollout"), "bench.command"),
     "bench forward": Command("time passes over packs beside their floor", _bench("forward"), "bench.command"),
     "bench load": Command("time loading a checkpoint, and its memory", _bench("load"), "bench.command"),
+    "bench memory": Command("peak memory of sharded training", _bench("memory"), "bench.command"),
+    "bench sizing": Command("memory a GRPO run would take per device", _bench("sizing"), "bench.command"),
     "bench rewards": Command("answers graded per second", _bench("rewards"), "bench.command"),
     "bench data": Command("pictures cut into patches per second", _bench("data"), "bench.command"),
     "bench compare": Command("ratios between the peer's timings and ours", _bench("compare"), "bench.command"),

@@ -17,8 +17,9 @@ from types import ModuleType
 VERSION = "0.1.0"
 
 USAGE, DATA, MODEL, OUTPUT, DISK, STOPPED, NONFINITE, REWARDS, STALLED = 64, 65, 66, 73, 74, 75, 76, 77, 78
+MEMORY = 79
 """Exit codes: wrong settings, bad data, bad model files, folder not usable, disk full, stopped and saved,
-non-finite numbers, failing rewards, nothing moved for too long."""
+non-finite numbers, failing rewards, nothing moved for too long, out of memory."""
 
 OLDEST_PADDLE = (3, 1)
 CPU_INSTALL = 'pip install "paddlepaddle>=3.1,<4"'

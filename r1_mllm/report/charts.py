@@ -13,6 +13,8 @@ WIDTH, HEIGHT = 420, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 26
 """px between the picture's edges and the plot."""
 COLORS = ("#2a6fdb", "#d9622b", "#128a63", "#7a4fc4", "#b0871b", "#5b6675")
+STRONGER = 4
+"""A stronger average is over so many times the points."""
 MAX_POINTS = 400
 """More raw points than this are not distinguishable at this width."""
 
@@ -50,10 +52,13 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 
-def line_chart(series: Mapping[str, Points]) -> str:
+def line_chart(series: Mapping[str, Points], choices: bool = False) -> str:
     """Draw one or several series over the training step; at least one point in all.
 
     A single series shows its raw values faint behind the average; of several only the averages are drawn.
+
+    Args:
+        choices: also draw the values themselves and a stronger average; the page's style shows one of the three.
     """
     frame = Frame([point for points in series.values() for point in points])
     parts = [frame.axes()]
@@ -63,7 +68,12 @@ def line_chart(series: Mapping[str, Points]) -> str:
         if len(series) == 1 and len(points) > 1:
             parts.append(frame.line(_thin(points), color, 'stroke-width="1" stroke-opacity="0.28"'))
         averaged = smooth(points, span_of(len(points)))
-        parts.append(frame.line(_thin(averaged), color, 'stroke-width="2"'))
+        usual = ' class="usual"' if choices else ""
+        parts.append(frame.line(_thin(averaged), color, f'stroke-width="2"{usual}'))
+        if choices:
+            stronger = smooth(points, STRONGER * span_of(len(points)))
+            parts.append(frame.line(_thin(stronger), color, 'stroke-width="2" class="stronger"'))
+            parts.append(frame.line(_thin(points), color, 'stroke-width="1.2" class="plain"'))
         step, value = points[-1]
         parts.append(
             f'<circle cx="{frame.x(step):.1f}" cy="{frame.y(averaged[-1][1]):.1f}" r="3" fill="{color}">'

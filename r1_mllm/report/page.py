@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a run: one HTML file that needs no network, no script and no other file."""
+"""The report of a run, or of several: one HTML file that needs no network and no other file.
+
+Everything but the table of all completions works without a script.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from . import self_checks
+from . import browser, self_checks, several
 from .charts import legend, line_chart, number, smooth, span_of
 from .comparison import accuracy_table, gallery, shown
 from .pictures import picture
@@ -29,6 +33,16 @@ PANELS = (
     ("Learning rate", ("learning_rate",)),
     ("Held-out accuracy, percent", ("eval/accuracy",)),
     ("Seconds per step", ("step_time",)),
+    ("Tokens per second", ("tokens_per_second",)),
+    ("Seconds by phase", ("time/generate", "time/update", "time/reference", "time/reward", "time/encode")),
+    ("Ratio clipped, share of tokens", ("clip_ratio/region_mean",)),
+    ("Peak memory, GB", ("memory/peak_gb",)),
+)
+SMOOTHING = (
+    '<p class="choice">Smoothing: '
+    '<label><input type="radio" name="smoothing" id="smooth-none"> none</label> '
+    '<label><input type="radio" name="smoothing" checked> usual</label> '
+    '<label><input type="radio" name="smoothing" id="smooth-more"> more</label></p>'
 )
 NUM_STEPS, NUM_GROUPS, NUM_COMPLETIONS = 3, 2, 8
 """How many steps, prompts per step and completions per prompt the page shows."""
@@ -54,33 +68,77 @@ def write_report(
         phrases: what counts as checking oneself (self_checks.py).
     """
     run = read_run(run_dir)
-    path = Path(out) if out is not None else run.folder / "report.html"
+    return _written(render(run, phrases), Path(out) if out is not None else run.folder / "report.html")
+
+
+def write_reports(
+    run_dirs: Sequence[str | Path], out: str | Path | None = None, phrases: Sequence[str] = self_checks.PHRASES
+) -> Path:
+    """Write the page about one run, or one that compares several, beside the first unless `out` is given."""
+    if len(run_dirs) == 1:
+        return write_report(run_dirs[0], out, phrases)
+    runs = [read_run(folder) for folder in run_dirs]
+    names = several.distinct_names([run.folder for run in runs])
+    runs = [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+    return _written(render_several(runs), Path(out) if out is not None else runs[0].folder.parent / "comparison.html")
+
+
+def _written(text: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(path.name + ".tmp")
-    staged.write_text(render(run, phrases), encoding="utf-8")
+    staged.write_text(text, encoding="utf-8")
     os.replace(staged, path)
     return path
 
 
 def render(run: RunFiles, phrases: Sequence[str] = self_checks.PHRASES) -> str:
     """The page as text."""
-    title = escape(run.folder.resolve().name)
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     sections = [
         ("Accuracy before and after training", accuracy_table(run) if run.before or run.after else ""),
         ("Curves", curves(run)),
         ("Length and self-checks", self_checks.section(run, phrases)),
         ("Sample answers", gallery(run)),
         ("Completions during training", completions(run)),
-        ("Settings", f"<details><summary>args.yaml</summary><pre>{escape(run.settings)}</pre></details>"),
+        ("All completions", browser.section([run])),
+        ("Settings", how_it_was_run([run])),
     ]
-    if not run.settings:
-        sections.pop()
+    return _page(run.name, tiles(run), sections)
+
+
+def render_several(runs: Sequence[RunFiles]) -> str:
+    """The page that compares runs, as text."""
+    cards = "".join(_card(title, series) for title, series in several.overlaid(runs, PANELS))
+    sections = [
+        ("What they reached", several.table(runs)),
+        ("Where their settings differ", several.differing_settings(runs)),
+        ("Curves", f'{SMOOTHING}<div class="cards">{cards}</div>' if cards else ""),
+        ("All completions", browser.section(runs)),
+        ("Settings", how_it_was_run(runs)),
+    ]
+    return _page(f"{len(runs)} runs: {', '.join(run.name for run in runs)}", "", sections)
+
+
+def how_it_was_run(runs: Sequence[RunFiles]) -> str:
+    """The exact commands and the resolved configuration of each run."""
+    parts = []
+    for run in runs:
+        name = f"{escape(run.name)}: " if len(runs) > 1 else ""
+        if run.commands:
+            lines = "\n".join(f"# {line['time']}, in {line['cwd']}\n{line['command']}" for line in run.commands)
+            parts.append(f"<details open><summary>{name}command</summary><pre>{escape(lines)}</pre></details>")
+        if run.settings:
+            parts.append(f"<details><summary>{name}args.yaml</summary><pre>{escape(run.settings)}</pre></details>")
+    return "".join(parts)
+
+
+def _page(name: str, head: str, sections: Sequence[tuple[str, str]]) -> str:
+    title = escape(name)
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     body = "".join(f"<section><h2>{name}</h2>{content}</section>\n" for name, content in sections if content)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title>\n<style>\n{style}</style></head>\n<body><main><h1>{title}</h1>{tiles(run)}\n{body}"
+        f"<title>{title}</title>\n<style>\n{style}</style></head>\n<body><main><h1>{title}</h1>{head}\n{body}"
         "</main></body></html>\n"
     )
 
@@ -122,7 +180,7 @@ def curves(run: RunFiles) -> str:
     if not cards:
         return ""
     note = "Faint: each logged step. Strong: moving average over a twentieth of the run. Charts of several: averages."
-    return f'<p class="quiet">{note}</p><div class="cards">{cards}</div>'
+    return f'{SMOOTHING}<p class="quiet">{note}</p><div class="cards">{cards}</div>'
 
 
 def _card(title: str, series: Mapping[str, Any]) -> str:
@@ -132,7 +190,7 @@ def _card(title: str, series: Mapping[str, Any]) -> str:
     if len(series) == 1:
         (points,) = series.values()
         last = f'<span class="quiet">{number(points[0][1])} &rarr; {number(points[-1][1])}</span>'
-    chart = line_chart(series) + legend(list(series))
+    chart = line_chart(series, choices=True) + legend(list(series))
     return f'<div class="card"><header><h3>{escape(title)}</h3>{last}</header>{chart}</div>'
 
 

@@ -15,15 +15,15 @@ MAX_SIDE = 320
 """px of a thumbnail's longer side."""
 
 
-def thumbnail(path: Path) -> tuple[str, tuple[int, int]] | None:
+def thumbnail(path: Path, side: int = MAX_SIDE, quality: int = 85) -> tuple[str, tuple[int, int]] | None:
     """A data URI of the shrunken picture and the original's (width, height) in px; None if it cannot be read."""
     try:
         with Image.open(path) as opened:
             upright = ImageOps.exif_transpose(opened)
             size = upright.size
-            upright.thumbnail((MAX_SIDE, MAX_SIDE))
+            upright.thumbnail((side, side))
             stream = io.BytesIO()
-            upright.convert("RGB").save(stream, "JPEG", quality=85)
+            upright.convert("RGB").save(stream, "JPEG", quality=quality)
     except (OSError, ValueError, Image.DecompressionBombError):  # a report is worth having without one picture
         return None
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode(), size
@@ -36,10 +36,9 @@ def picture(image: Any, folder: Path, boxes: Mapping[str, Any]) -> str:
         folder: the run's; a path that does not exist from here is looked up there.
         boxes: CSS class -> (x1, y1, x2, y2) in px of the original picture; what is not a box is left out.
     """
-    path = image[0] if isinstance(image, Sequence) and not isinstance(image, str) and image else image
-    if not isinstance(path, str):
+    if not isinstance(_first(image), str):
         return '<p class="none">no picture file</p>'
-    found = next((place for place in (Path(path), folder / path) if place.is_file()), None)
+    found = located(image, folder)
     shrunk = thumbnail(found) if found else None
     if shrunk is None:
         return '<p class="none">picture not readable</p>'
@@ -51,6 +50,18 @@ def picture(image: Any, folder: Path, boxes: Mapping[str, Any]) -> str:
         f'<svg class="picture" viewBox="0 0 {width} {height}" role="img">'
         f'<image href="{uri}" width="{width}" height="{height}"/>{drawn}</svg>'
     )
+
+
+def _first(image: Any) -> Any:
+    return image[0] if isinstance(image, Sequence) and not isinstance(image, str) and image else image
+
+
+def located(image: Any, folder: Path) -> Path | None:
+    """The file of the first picture, from here or from the run's folder; None when it is not there."""
+    path = _first(image)
+    if not isinstance(path, str):
+        return None
+    return next((place for place in (Path(path), folder / path) if place.is_file()), None)
 
 
 def is_box(value: Any) -> bool:

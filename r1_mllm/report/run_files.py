@@ -6,6 +6,7 @@ completions.jsonl  one object per completion: step, id, prompt, image, completio
                    extracted, ground_truth
 eval_before.json, eval_after.json   what EvalResult.write wrote: accuracy, results [...]
 args.yaml          the resolved configuration
+commands.jsonl     the command line each time the run was begun or continued
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class RunFiles:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
     settings: str
+    commands: Sequence[Mapping[str, Any]] = ()
+    """The command lines that began and continued it: time, command, cwd ..."""
+    name: str = ""
+    """What the page calls it."""
 
     def series(self, name: str) -> Points:
         """The finite values of one metric; a step logged twice (a resumed run) counts the last time."""
@@ -51,6 +56,8 @@ def read_run(folder: str | Path) -> RunFiles:
         before=_read_result(folder / "eval_before.json"),
         after=_read_result(folder / "eval_after.json"),
         settings=_read_text(folder / "args.yaml"),
+        commands=read_jsonl(folder / "commands.jsonl"),
+        name=folder.resolve().name,
     )
     if not (run.metrics or run.completions or run.before or run.after):
         raise ValueError(

@@ -31,6 +31,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ..config import flatten, save_args
+from ..config.commands import record_command
 from ..distributed import collectives
 from ..runtime import DISK, MODEL, OUTPUT, USAGE, VERSION, Stop
 from . import durable, rng, state_file, status
@@ -300,6 +301,7 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
         path = _resumable(folder, latest_valid(folder))
     durable.write_json(folder / "run.json", record)
     save_args(config, folder / "args.yaml")
+    record_command(folder)
     step = int(_STEP.search(path.name)[1]) if path else 0
     inside = path is None or path.resolve().parent == folder.resolve()
     for name in ("metrics.jsonl", "completions.jsonl", "eval.jsonl"):

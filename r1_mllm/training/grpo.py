@@ -15,7 +15,7 @@ from ..config import GrpoConfig
 from ..distributed import collectives
 from ..heartbeat import beat
 from ..records import Group
-from . import metrics
+from . import memory, metrics
 from .collect import Rollout, collect, sampling_metrics, user_reward_counts
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .session import Session, open_session
@@ -35,7 +35,7 @@ from .tracking import completion_rows
 
 def train(config: GrpoConfig) -> None:
     """Run GRPO as configured, from the start or from the last checkpoint of the same run, to the end."""
-    with supervised():
+    with supervised(), memory.explained(config):
         run = open_session(config)
         to_the_end(run, lambda stop: _train(run, stop), lambda when: evaluate_accuracy(run, when))
 
@@ -56,6 +56,8 @@ def _train(run: Session, stop: StopRequest) -> None:
             beat("update")
             update = _update(run, groups, packs)
             seconds["time/update"] = watch.lap()
+            if "time/generate" in seconds and (told := run.phases.observe(seconds)):
+                run.tracker.message(f"warning: step {run.step}: {told}")
             _log(run, shared, update, seconds, watch.total())
             watch, seconds = Stopwatch(), {}
         if config.training.log_completions:

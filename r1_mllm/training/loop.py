@@ -14,6 +14,7 @@ from ..distributed import collectives
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
 from ..runtime import DISK, NONFINITE, STOPPED, Stop
 from . import durable, faults, metrics, status
+from .memory import peak_gb
 from .optimizer import learning_rate
 from .session import Session, greedy_engine
 from .signals import StopRequest
@@ -102,6 +103,7 @@ def keep_metrics(run: Session, update: Update, values: Mapping[str, float], num_
         "step_time": seconds,
         "tokens_per_second": num_tokens / seconds,
         "skipped_steps": len(run.skipped),
+        "memory/peak_gb": peak_gb(),
     }
     if run.scale.active:
         shared["loss_scale"] = run.scale.value

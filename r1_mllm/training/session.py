@@ -35,6 +35,7 @@ from ..runtime import DATA, MODEL, Stop
 from ..tasks import asked_as
 from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
+from .phases import PhaseWatch
 from .policy_model import manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
 from .sharded import Optimizer, open_optimizer
@@ -81,6 +82,7 @@ class Session:
     stopper: Stopper = field(default_factory=lambda: Stopper(StoppingConfig()))
     lengths: dict[int, float] = field(default_factory=dict)
     """Example number -> mean tokens of its latest completions, any rank; kept where prompts may have to wait."""
+    phases: PhaseWatch = field(default_factory=PhaseWatch)
     ahead: Ahead[Prompt] = field(init=False)
     """Prompts of examples by number, made while the model samples."""
 

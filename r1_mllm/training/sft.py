@@ -30,6 +30,7 @@ from ..records import Example, Group, PackedBatch
 from ..runtime import DATA, NONFINITE, Stop
 from ..tasks import conversation
 from ..tasks.templates import Templates
+from . import memory
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .optimizer import AdamW, learning_rate
 from .session import Session, load_questions, load_within, num_workers, open_session
@@ -48,7 +49,7 @@ EVALUATED_TOGETHER = 64
 
 def train(config: SftConfig) -> None:
     """Fine-tune as configured, from the start or from the last checkpoint of the same run, to the end."""
-    with supervised():
+    with supervised(), memory.explained(config):
         _fine_tune(config)
 
 

@@ -104,7 +104,7 @@ def without_times(line):
     return {key: value for key, value in line.items() if not key.startswith("time/") and key not in TIMES}
 
 
-TIMES = ("step_time", "tokens_per_second")
+TIMES = ("step_time", "tokens_per_second", "memory/peak_gb")
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(configure, tmp_path):
