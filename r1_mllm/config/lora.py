@@ -50,12 +50,26 @@ class LoraConfig:
 class ExportConfig:
     """Everything `r1-mllm export` can be told."""
 
-    adapter: str
-    """Folder or hub id with adapter_config.json and adapter_model.safetensors; a checkpoint of a run with --use_peft
-    is one."""
     out: str
     """Folder to write; refused when it holds a model already."""
+    adapter: str | None = None
+    """Folder or hub id with adapter_config.json and adapter_model.safetensors; a checkpoint of a run with --use_peft
+    is one."""
+    checkpoint: str | None = None
+    """Instead of adapter: folder of a run or of one of its checkpoints, or any model folder or hub id."""
     model: str | None = None
     """Base model, a folder or hub id; None: the one adapter_config.json names."""
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Of the files; auto: as the base model's.  The sum is taken in float32."""
+    max_shard_gb: float = 5.0
+    """Size of a weight file at most, 10^9 bytes."""
+    model_card: bool = True
+    """Write README.md with the run's numbers."""
+    run: str | None = None
+    """Folder of the run the card tells of; None: the one that adapter or checkpoint lies in."""
+
+    def __post_init__(self) -> None:
+        if (self.adapter is None) == (self.checkpoint is None):
+            raise ValueError("give one of --adapter and --checkpoint")
+        if self.max_shard_gb <= 0:
+            raise ValueError(f"max_shard_gb {self.max_shard_gb}: must be above 0")
