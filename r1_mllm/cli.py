@@ -109,6 +109,16 @@ def _export(argv: Sequence[str]) -> None:
     print(export(config))
 
 
+def _chat(argv: Sequence[str]) -> None:
+    from .config.chat import read
+
+    config = read(argv, f"{PROG} chat")
+    runtime.require_paddle()
+    from .serving.chat import ask
+
+    ask(config)
+
+
 def _serve(argv: Sequence[str]) -> None:
     from .serving.command import main as serve
 
@@ -281,6 +291,7 @@ COMMANDS = {
     "sft": Command("fine-tune on conversations", _sft, "training.sft"),
     "export": Command("write a checkpoint or a merged adapter for others", _export, "training.export"),
     "serve": Command("answer chats over HTTP as OpenAI's API does", _serve, "serving.command"),
+    "chat": Command("ask a model one question about pictures", _chat, "serving.chat"),
     "curriculum": Command("train in stages: judge, choice, open", _curriculum, "quickstart.curriculum"),
     "curriculum stage": Command("train one stage of a curriculum", _curriculum_stage, "quickstart.curriculum"),
     "curriculum compare": Command("a curriculum against open questions alone", _compare, "quickstart.curriculum"),
