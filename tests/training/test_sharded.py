@@ -31,15 +31,24 @@ def environment():
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def launch(num, task, folder, *flags):
-    """Start `num` processes on this machine; give what rank 0 wrote."""
+def launch(num, task, folder, *flags, inside=(), **variables):
+    """Start a launcher of `num` processes, in its own network namespace with `inside`."""
     folder.mkdir(exist_ok=True)
     (folder / "task.json").write_text(json.dumps(task))
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", num, "--log_dir", folder / "log"]
+    command = [
+        *inside,
+        sys.executable,
+        "-m",
+        "paddle.distributed.launch",
+        "--nproc_per_node",
+        num,
+        "--log_dir",
+        folder / "log",
+    ]
     command += [*flags, WORKER, folder / "task.json", folder / "seen.json"]
     return subprocess.Popen(
         [str(word) for word in command],
-        env=environment(),
+        env=environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -193,14 +202,60 @@ def check_comparison(cases, world):
 def test_two_launchers_train_as_two_nodes(words, alone, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        master = f"127.0.0.1:{probe.getsockname()[1]}"
     task = {"train": [words(tmp_path / "run", 2, "--sharding", "stage2")]}
-    nodes = [
-        launch(1, task, tmp_path / f"node{rank}", "--master", f"127.0.0.1:{port}", "--nnodes", 2, "--rank", rank)
-        for rank in (0, 1)
-    ]
-    first = wait(nodes[0], tmp_path / "node0")
+    nodes = [launch(1, task, tmp_path / f"node{rank}", *as_node(rank, master)) for rank in (0, 1)]
+    assert_trained(nodes, tmp_path, alone)
+
+
+def as_node(rank, master):
+    return "--master", master, "--nnodes", 2, "--rank", rank
+
+
+def assert_trained(nodes, folder, alone):
+    first = wait(nodes[0], folder / "node0")
     told, _ = nodes[1].communicate(timeout=60)
     assert nodes[1].returncode == 0, told[-3000:]
     assert first["train"] == {"steps": STEPS, "same": True}
-    assert_same_end(tmp_path / "run", alone)
+    assert_same_end(folder / "run", alone)
+
+
+@pytest.fixture
+def namespaces():
+    """Two network namespaces that see nothing but each other; skips where that is not permitted."""
+    names = [f"r1n{os.getpid()}{side}" for side in "ab"]
+    cables = [f"r1v{os.getpid()}{side}" for side in "ab"]
+    addresses = ["10.77.0.1", "10.77.0.2"]
+
+    def ip(*words):
+        return subprocess.run(["ip", *words], capture_output=True, text=True)
+
+    try:
+        if shutil.which("ip") is None or any(ip("netns", "add", name).returncode for name in names):
+            pytest.skip("making network namespaces is not permitted here")
+        assert ip("link", "add", cables[0], "netns", names[0], "type", "veth", "peer", cables[1], "netns", names[1])
+        for name, cable, address in zip(names, cables, addresses, strict=True):
+            done = [
+                ip("-n", name, "addr", "add", f"{address}/24", "dev", cable),
+                ip("-n", name, "link", "set", cable, "up"),
+                ip("-n", name, "link", "set", "lo", "up"),
+            ]
+            assert not any(step.returncode for step in done), done
+        yield list(zip(names, cables, addresses, strict=True))
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+@pytest.mark.slow
+def test_two_launchers_in_network_namespaces_of_their_own_train_as_two_nodes(words, alone, tmp_path, namespaces):
+    task = {"train": [words(tmp_path / "run", 2, "--sharding", "stage1")]}
+    nodes = [
+        launch(
+            *(1, task, tmp_path / f"node{rank}", *as_node(rank, f"{namespaces[0][2]}:8377"), "--host", address),
+            inside=("ip", "netns", "exec", name),
+            GLOO_SOCKET_IFNAME=cable,
+        )
+        for rank, (name, cable, address) in enumerate(namespaces)
+    ]
+    assert_trained(nodes, tmp_path, alone)
