@@ -11,12 +11,10 @@ import json
 import os
 import re
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import paddle
@@ -25,14 +23,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from . import host, kernels, tensor_file
 from .config import ModelArch
-from .names import EMBEDDING, HEAD, Parameter, canonical, join, parameters, split
+from .joining import joined
+from .names import EMBEDDING, HEAD, Parameter, canonical, parameters, split
 from .qwen_vl import QwenVL
 from .tensor_file import Entry
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
-
-AHEAD = 2
-"""Parameters read ahead while one becomes a tensor: each exists twice until then."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -98,7 +92,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32", check_finite: bool
         return host.bits(tensor, tensor_file.NUMPY_DTYPES[dtype])
 
     in_place = memory if kernels.on_cpu() else None
-    for name, array in _joined(found, arch, dtype, check_finite, in_place):
+    for name, array in joined(found, arch, dtype, check_finite, in_place):
         tensor = made.pop(name) if name in made else paddle.to_tensor(array, dtype=dtype)
         assert tuple(slots[name].shape) == tuple(tensor.shape), f"{name}: {slots[name].shape} is not {tensor.shape}"
         tensor._share_buffer_to(slots.pop(name))  # set_value would allocate and draw random values first
@@ -117,7 +111,7 @@ def read_tensors(
         dtype: float32, bfloat16 (given as uint16 bits), float16 or auto.
     """
     found = find_tensors(Path(path), arch)
-    yield from _joined(found, arch, _target_dtype(dtype, arch, found), check_finite)
+    yield from joined(found, arch, _target_dtype(dtype, arch, found), check_finite)
 
 
 def find_tensors(folder: Path, arch: ModelArch) -> dict[str, Entry]:
@@ -246,57 +240,6 @@ def _target_dtype(dtype: str, arch: ModelArch, found: Mapping[str, Entry]) -> st
     if dtype not in tensor_file.NUMPY_DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; use one of {', '.join(tensor_file.NUMPY_DTYPES)} or auto")
     return dtype
-
-
-def _joined(
-    found: Mapping[str, Entry],
-    arch: ModelArch,
-    dtype: str,
-    check_finite: bool,
-    memory: Callable[[Parameter], np.ndarray] | None = None,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Read, convert and join each parameter's published tensors, into the memory it is given if any."""
-
-    def load(parameter: Parameter) -> tuple[str, np.ndarray]:
-        sources = [found[name] for name, _ in parameter.sources]
-        if check_finite:
-            _check_finite(parameter, sources)
-        if memory is None and parameter.layout == "plain" and [source.dtype for source in sources] == [dtype]:
-            return parameter.name, sources[0].read()
-        out = memory(parameter) if memory else np.empty(parameter.shape, tensor_file.NUMPY_DTYPES[dtype])
-        join(parameter, _stripes(sources, dtype), out)
-        return parameter.name, out
-
-    yield from _ahead(load, parameters(arch))
-
-
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Apply function to items in order, on threads that are at most AHEAD items ahead of who takes the results."""
-    waiting: deque = deque()
-    with ThreadPoolExecutor(AHEAD) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _stripes(sources: Sequence[Entry], dtype: str) -> Iterator[np.ndarray]:
-    """Yield the sources' rows a few at a time, so that no tensor exists twice."""
-    for source in sources:
-        for stripe in source.stripes():
-            yield tensor_file.convert(stripe, source.dtype, dtype)
-
-
-def _check_finite(parameter: Parameter, sources: Sequence[Entry]) -> None:
-    for source, (name, _) in zip(sources, parameter.sources, strict=True):
-        if not tensor_file.is_finite(source.read(), source.dtype):
-            raise ValueError(f"{source.file}: {name} holds NaN or infinity; take an earlier checkpoint")
 
 
 def published_tensors(
