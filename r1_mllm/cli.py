@@ -313,6 +313,7 @@ COMMANDS = {
     "bench forward": Command("time passes over packs beside their floor", _bench("forward"), "bench.command"),
     "bench load": Command("time loading a checkpoint, and its memory", _bench("load"), "bench.command"),
     "bench memory": Command("peak memory of sharded training", _bench("memory"), "bench.command"),
+    "bench scaling": Command("a step's time on GPUs, on paper", _bench("scaling"), "bench.command"),
     "bench sizing": Command("memory a GRPO run would take per device", _bench("sizing"), "bench.command"),
     "bench rewards": Command("answers graded per second", _bench("rewards"), "bench.command"),
     "bench data": Command("pictures cut into patches per second", _bench("data"), "bench.command"),

@@ -75,6 +75,13 @@ def memory(argv: Sequence[str]) -> None:
         _show(result, config)
 
 
+def scaling(argv: Sequence[str]) -> None:
+    """Print what a step of `r1-mllm grpo` with the same flags would take on GPUs, on paper."""
+    from .scaling import main  # no Paddle
+
+    main(argv)
+
+
 def sizing(argv: Sequence[str]) -> None:
     """Print what `r1-mllm grpo` with the same flags would take per device, for published networks or a config.json."""
     from .sizes import main  # no Paddle

@@ -204,11 +204,21 @@ def _dry(config: Settings, model: tuple[Processor | None, ModelArch | None]) -> 
     if arch is not None:
         print("\nmemory of each device")
         _print(plan.memory(config, arch, world))
+    if arch is not None and isinstance(config, GrpoConfig) and train.lengths:
+        middle = sorted(train.lengths)[len(train.lengths) // 2]
+        print("\ntime of a step, on paper (docs/scaling.md)")
+        _print(plan.seconds(config, arch, world, middle, _visual_tokens(train.examples, processor)))
     if train.examples and processor is not None:
         print("\nthe first example")
         _print(_sample(config, processor, train.examples[0]))
     print()
     return ok
+
+
+def _visual_tokens(examples: Sequence[Example], processor: Processor) -> int:
+    """Visual tokens of the example that stands in the middle."""
+    images = examples[len(examples) // 2].images if examples else ()
+    return sum(processor.pixels.num_tokens(processor.image_size(image)) for image in images)
 
 
 def _scans(config: Settings, processor: Processor | None) -> tuple[scan.Scan, scan.Scan | None]:

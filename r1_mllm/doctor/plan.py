@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import sizing
+from .. import scaling, sizing
 from ..config import GrpoConfig, SftConfig, flatten
 from ..data.stream import Stream
 from ..models.config import ModelArch
@@ -74,6 +74,19 @@ def memory(config: Config, arch: ModelArch, world: int) -> list[str]:
         rows = sizing.memory_estimate(arch, config, world, device)
         lines += [f"  {title}:", sizing.describe(rows)]
     return lines
+
+
+def seconds(config: GrpoConfig, arch: ModelArch, world: int, prompt: int, visual: int) -> list[str]:
+    """Estimate a rollout and its first update on paper (scaling.py), completions half as long as they may become.
+
+    Args:
+        prompt, visual: median tokens of a prompt, and how many of them are of pictures.
+    """
+    completion = max(1, config.rollout.max_completion_length // 2)
+    work = scaling.Work.of(arch, config, prompt, visual, completion)
+    machine = scaling.Machine()
+    head = f"  {machine.name}, {prompt}-token prompts, {completion}-token completions, prefill to optimizer:"
+    return [head, *scaling.describe(scaling.step_seconds(arch, config, work, world, machine), work, world)]
 
 
 def views_of(processor: Processor, example: Example) -> Sequence[View]:

@@ -153,7 +153,15 @@ def test_a_dry_run_shows_everything_and_writes_nothing(folder, capsys):
     argv = ["grpo", "--dry_run", "--task", "counting", "--dataset_name", train, "--max_steps", "3"]
     cli.main([*argv, "--model_name_or_path", str(CHECKPOINT), "--output_dir", str(folder / "out")])
     out = capsys.readouterr().out
-    for words in ("[flag]", "[default]", "gold answers: 2 of 2", "max_steps 3: 3 optimizer steps", "on a GPU:", "peak"):
+    for words in (
+        "[flag]",
+        "[default]",
+        "gold answers: 2 of 2",
+        "max_steps 3: 3 optimizer steps",
+        "on a GPU:",
+        "peak",
+        "A100 80 GB SXM, ",
+    ):
         assert words in out
     assert "| <|im_start|>user" in out and "4 of them visual" in out
     assert not (folder / "out").exists()
