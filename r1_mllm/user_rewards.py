@@ -143,13 +143,21 @@ class Worker:
     def ask(self, arguments: Sequence[Any], seconds: float) -> Any:
         """Call the function; WorkerError when it raises, is too slow, or takes its process with it."""
         with self._lock:
-            self.start()
-            self._request += 1
-            self._send({"id": self._request, "arguments": [encode(value) for value in arguments]})
-            reply = self._receive(self._request, time.monotonic() + seconds)
+            try:
+                reply = self._exchange(arguments, seconds)
+            except WorkerError as error:
+                if error.status != "died":
+                    raise
+                reply = self._exchange(arguments, seconds)  # something else may have killed it: once more
         if "error" in reply:
             raise WorkerError("error", reply["error"].strip())
         return Scores(_numbers(reply["values"]), {name: _numbers(part) for name, part in reply["parts"].items()})
+
+    def _exchange(self, arguments: Sequence[Any], seconds: float) -> dict[str, Any]:
+        self.start()
+        self._request += 1
+        self._send({"id": self._request, "arguments": [encode(value) for value in arguments]})
+        return self._receive(self._request, time.monotonic() + seconds)
 
     def close(self) -> None:
         """Kill the worker and what it started; the next call starts a new one."""

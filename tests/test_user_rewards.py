@@ -214,7 +214,7 @@ def test_nothing_a_reward_does_reaches_the_run_or_the_next_sample(load):
 
 
 @pytest.mark.slow
-def test_hundreds_of_mixed_calls_are_never_answered_by_each_other(load):
+def test_mixed_calls_are_never_answered_by_each_other(load):
     earn = load(NASTY)
     earn(group(), CONFIG)
     earn.calls = 10**6
@@ -222,7 +222,7 @@ def test_hundreds_of_mixed_calls_are_never_answered_by_each_other(load):
     own_harm = ("closes_streams", "changes_the_group")  # what closes its streams cannot print from then on
     quick = [name for name in quick if name not in SLOW_TO_FAIL + own_harm]
     rng = np.random.default_rng(4)
-    for number in range(400):
+    for number in range(120):
         earn._recent = []
         name = str(rng.choice(quick)) if number % 4 == 0 else "good"
         texts = ["x" * int(rng.integers(1, 50)) for _ in range(2)]
@@ -285,12 +285,12 @@ def test_in_this_process_only_when_asked(load):
     assert inside.worker is None and list(inside(group(), CONFIG)) == [os.getpid(), True]
 
 
-def test_a_worker_that_was_killed_costs_one_call(load):
+def test_a_worker_killed_from_outside_costs_nothing(load):
     earn = load("def earn(group): return [1.0, 2.0]\n")
     assert list(earn(group(), CONFIG)) == [1.0, 2.0]
     os.kill(earn.worker._process.pid, signal.SIGKILL)
-    assert np.isnan(earn(group(), CONFIG)).all() and earn.take_counts()["died"] == 2
     assert list(earn(group(), CONFIG)) == [1.0, 2.0] and earn.worker.starts == 2
+    assert earn.take_counts()["died"] == 0
 
 
 def test_a_hang_costs_its_time_limit(load):

@@ -24,7 +24,7 @@ ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
-_MARK = re.compile(r"[ \t]*<image(\d{0,3})>[ \t]*\n?")
+_MARK = re.compile(r"(?:(?<![ \t])[ \t]+)?<image(\d{0,3})>[ \t]*\n?")
 _QUESTIONS, _ANSWERS = ("problem", "question", "prompt", "query"), ("solution", "answer", "response", "ground_truth")
 
 Turn = dict[str, Any]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MARK = re.compile(r"[ \t]*<image(\d{0,3})>[ \t]*")
+_MARK = re.compile(r"(?:(?<![ \t])[ \t]+)?<image(\d{0,3})>[ \t]*")
 _CONTENT = frozenset({"image", "images", "image_path", "problem", "question", "conversations", "image_bytes"})
 
 

@@ -108,8 +108,11 @@ def _known_keys(given: dict[str, Any], known: Sequence[str], where: str) -> None
 def located(name: str, folders: Sequence[Path]) -> Path:
     """The first folder's entry of that name; an error says where it was looked for and how to fetch defaults."""
     for folder in folders:
-        if (folder / name).exists():
-            return folder / name
+        try:
+            if (folder / name).exists():
+                return folder / name
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name[:80]!r} cannot be the path of a data set: {error.args[-1]}") from error
     tried = ", ".join(str((folder / name).absolute()) for folder in folders)
     kind = next((kind for start, kind in PREPARED_FOLDERS.items() if name.startswith(start)), None)
     cure = f"; fetch it with: r1-mllm data prepare {kind}" if kind else ""
