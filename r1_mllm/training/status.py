@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,8 @@ def write(state: str, code: int | None = None, reason: str = "") -> None:
 def supervised() -> Iterator[None]:
     """While the body trains, whatever ends it is written to status.json; a full disk becomes a `Stop`."""
     global _folder
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _stop_outside_steps) if main_thread else None
     try:
         yield
         write("done", 0)
@@ -85,3 +89,10 @@ def supervised() -> Iterator[None]:
     finally:
         heartbeat.stop()
         _folder = None
+        if main_thread and signal.getsignal(signal.SIGTERM) is _stop_outside_steps:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _stop_outside_steps(number: int, frame: object) -> None:
+    """Answer SIGTERM while the model is loaded or exported; while steps are taken, signals.StopRequest does."""
+    raise Stop(f"stopped by signal {number} outside the steps; the same command continues", STOPPED)

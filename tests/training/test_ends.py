@@ -311,3 +311,12 @@ def test_lines_that_find_no_room_come_later_in_order(disk):
     rows.close()
     kept = [json.loads(line)["step"] for line in (disk / "metrics.jsonl").read_text().splitlines()]
     assert kept == list(range(1, 1501)) and len(told) == 1 and "wait for room" in told[0]
+
+
+def test_a_signal_outside_the_steps_ends_the_run_in_order_too(tmp_path):
+    with pytest.raises(Stop) as stop, supervised():
+        opened(tmp_path / "run").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert stop.value.code == STOPPED and status(tmp_path / "run")["state"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
