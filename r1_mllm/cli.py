@@ -56,7 +56,8 @@ def _only_checked(command: str, argv: Sequence[str]) -> bool:
         return False
     from .doctor.command import dry_run
 
-    dry_run(command, rest)
+    if _first_rank():
+        dry_run(command, rest)
     return True
 
 

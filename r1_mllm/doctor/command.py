@@ -12,6 +12,7 @@ from .. import rewards, sizing
 from ..config import DataConfig, GrpoConfig, RewardConfig, SftConfig
 from ..config import curriculum as curricula
 from ..config.flags import origins, parse
+from ..data.mixture import quarantine
 from ..models.config import ModelArch
 from ..processing.conversation import lesson, lesson_length
 from ..processing.prompt import Processor
@@ -43,6 +44,8 @@ class CheckConfig:
     max_pixels: int | None = None
     num_workers: int = 4
     """Threads that decode pictures."""
+    report: str | None = None
+    """JSONL file for every problem: dataset, where, field, message, sha256 of the row."""
 
 
 def check(argv: Sequence[str]) -> None:
@@ -67,6 +70,10 @@ def check(argv: Sequence[str]) -> None:
         _print(scan.describe(found), selftest.describe(tested) if tested else [])
         ok = ok and not found.problems and bool(tested and tested.ok)
         scans.append(found)
+    if config.report is not None:
+        problems = [problem for found in scans for problem in found.problems]
+        quarantine.write(problems, Path(config.report))
+        print(f"{len(problems)} problems listed in {config.report}")
     for i, first in enumerate(scans):
         for second in scans[i + 1 :]:
             lines = scan.shared(first, second)

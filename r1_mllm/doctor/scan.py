@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ..config import DataConfig
 from ..data.mixture.loading import LoadReport, ReadRow, load_examples
 from ..data.mixture.overlap import overlap, repeated
-from ..data.mixture.quarantine import Problem
+from ..data.mixture.quarantine import Problem, line
 from ..processing.image import open_image
 from ..records import Example
 
@@ -150,7 +150,7 @@ def _problem_lines(problems: Sequence[Problem]) -> list[str]:
         return ["  no bad row, no missing or unreadable picture"]
     kinds = Counter(problem.field for problem in problems)
     lines = [f"  BAD: {kinds['row']} bad rows, {kinds['image']} missing or unreadable pictures"]
-    lines += [f"    {problem.where}: {problem.message}" for problem in problems[:NUM_LISTED]]
+    lines += [f"    {line(problem)}" for problem in problems[:NUM_LISTED]]
     return lines + _more(len(problems))
 
 

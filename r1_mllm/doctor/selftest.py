@@ -6,6 +6,7 @@ gold answer must not.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,13 +120,13 @@ def _count(result: SelfTest, group: Group, foreign: Any) -> None:
     if not (gold.correct and gold.score >= FULL_MARK):
         why = f"score {gold.score:.2f}, decided by {gold.decided_by}"
         result.refused.append(f"{where}: gold answer {example.answer!r} is not accepted ({why})")
+    for name, part in group.parts.items():
+        result.parts[name].append((float(part[0]), float(part[1]) if other else math.nan))
     if not other:
         return
     result.num_foreign += 1
     if other[0].correct:
         result.accepted.append(f"{where}: {foreign!r} is accepted, too (gold {example.answer!r})")
-    for name, part in group.parts.items():
-        result.parts[name].append((float(part[0]), float(part[1])))
 
 
 def describe(found: SelfTest) -> list[str]:
@@ -139,13 +140,18 @@ def describe(found: SelfTest) -> list[str]:
     if found.num_gold and not found.num_foreign:
         lines.append("    every row has the same answer: a model that always gives it would be right")
     for name, pairs in found.parts.items():
-        judged = [pair for pair in pairs if not np.isnan(pair).any()]
-        if not judged:
+        means = [_mean(values) for values in zip(*pairs, strict=True)]
+        if not means or means[0] is None:
             lines.append(f"  reward {name}: judges none of these")
             continue
-        gold, other = (float(np.mean(values)) for values in zip(*judged, strict=True))
-        lines.append(f"  reward {name}: gold {gold:.3f}, another row's {other:.3f} (means)")
+        other = "" if means[1] is None else f", another row's {means[1]:.3f}"
+        lines.append(f"  reward {name}: gold {means[0]:.3f}{other} (means)")
     return lines
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else None
 
 
 def with_limit(config: RewardConfig, limit: int) -> RewardConfig:

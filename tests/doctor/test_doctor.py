@@ -207,3 +207,39 @@ def test_switches_beside_the_settings_are_taken_off_the_line():
 def test_the_check_needs_no_paddle():
     code = "import sys; from r1_mllm.doctor import command; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+PATHOLOGICAL = Path(__file__).parents[1] / "golden/cases/pathological"
+BROKEN = (
+    *("truncated.png", "truncated.jpg", "zero_bytes.jpg", "text.jpg", "bad_crc.png", "bomb_header.png"),
+    *("zero_size.png", "ratio_233.png"),
+)
+
+
+def test_each_damaged_picture_is_listed_once_with_its_row(tmp_path, capsys):
+    names = sorted(path.name for path in (PATHOLOGICAL / "images").iterdir())
+    rows = [count(name, i, f"How many in {name}?") for i, name in enumerate(names)]
+    train, report = write(tmp_path / "train.jsonl", rows), tmp_path / "bad.jsonl"
+    argv = ["data", "check", train, "--task", "counting", "--image_root", str(PATHOLOGICAL / "images")]
+    for _ in range(2):  # two runs list the same
+        with pytest.raises(SystemExit):
+            cli.main([*argv, "--report", str(report)])
+        found = [json.loads(line) for line in report.read_text().splitlines()]
+        assert sorted(line["where"] for line in found) == sorted(f"{train}:{names.index(b) + 1}" for b in BROKEN)
+        assert {line["field"] for line in found} == {"image"}
+    assert "BAD: 0 bad rows, 8 missing or unreadable pictures" in capsys.readouterr().out
+
+
+def test_damaged_lines_are_named_once_and_the_others_are_used(capsys):
+    file = str(PATHOLOGICAL / "data/broken_lines.jsonl")
+    with pytest.raises(SystemExit):
+        cli.main(["data", "check", file, "--task", "counting", "--image_root", str(PATHOLOGICAL / "images")])
+    out = capsys.readouterr().out
+    assert f"    {file}:3: not valid JSON" in out and f"{file}:3: {file}:3" not in out
+    assert "gold answers: 9 of 9 score" in out
+
+
+def test_one_row_alone_still_shows_its_rewards():
+    config = RewardConfig(length_limit=64)
+    found = selftest.run([Example("counting", "q", 3)], config, {"accuracy": rewards.accuracy})
+    assert "  reward accuracy: gold 1.000 (means)" in selftest.describe(found)

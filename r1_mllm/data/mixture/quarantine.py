@@ -34,13 +34,14 @@ def explain(problems: Sequence[Problem]) -> str:
         f"{dataset}: {num} {'missing or refused pictures' if field == 'image' else 'bad rows'}"
         for (dataset, field), num in by_dataset.items()
     )
-    shown = [f"  {_line(problem)}" for problem in problems[:NUM_SHOWN]]
+    shown = [f"  {line(problem)}" for problem in problems[:NUM_SHOWN]]
     rest = [f"  and {len(problems) - NUM_SHOWN} more"] if len(problems) > NUM_SHOWN else []
     cure = "Mend them, check --image_root, or pass --data_policy quarantine to leave them out."
     return "\n".join([f"{len(problems)} problems in the data ({counts}):", *shown, *rest, cure])
 
 
-def _line(problem: Problem) -> str:
+def line(problem: Problem) -> str:
+    """Say where it is and what is wrong, the place once."""
     return problem.message if problem.message.startswith(problem.where) else f"{problem.where}: {problem.message}"
 
 
