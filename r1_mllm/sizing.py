@@ -137,8 +137,14 @@ def _kept(
         yield Row("masters", share * FLOAT, "always", f"{trained / 1e9:.3f}e9 trained, float32{shared}")
     yield Row("moments", 2 * share * FLOAT, "always", f"two of float32{shared}")
     if config.objective.beta and not config.lora.use_peft:
-        yield Row("reference", (whole) * width, "always", "--beta 0 or --use_peft need none")
+        yield Row("reference", whole * width, "always", "--beta 0 or --use_peft need none")
     yield _gradients(config, trained, share, width, threads)
+    if not (config.lora.use_peft or config.model.freeze_language):
+        parts = 2 if arch.text.tie_word_embeddings else 1
+        table = arch.text.vocab_size * arch.text.hidden_size
+        yield Row(
+            "embedding's gradient", parts * table * width, "training", "and the tied head's, before they are added"
+        )
 
 
 def _gradients(config: GrpoConfig | SftConfig, trained: int, share: int, width: int, threads: int) -> Row:
@@ -173,7 +179,10 @@ def _passing(
     held = groups * config.data.max_prompt_length + rows * config.rollout.max_completion_length
     text = arch.text
     per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
-    yield Row("cache", 2 * held * per_token * width, "sampling", f"{rows} rows, twice while rows move")
+    cache = held * per_token * {"auto": width, "float32": 4}.get(config.rollout.cache_dtype, 2)
+    if config.rollout.rollout_cache_mb is not None:
+        cache = min(cache, config.rollout.rollout_cache_mb << 20)
+    yield Row("cache", 2 * cache, "sampling", f"{rows} rows, twice while rows move")
     yield Row("sampling logits", rows * text.vocab_size * (2 * FLOAT + width), "sampling", "logits and probabilities")
 
 

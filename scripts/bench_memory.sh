@@ -15,7 +15,8 @@ measure() {
     stage=$2
     shift 2
     "$python" -m paddle.distributed.launch --nproc_per_node "$count" --log_dir "$out/logs-$count-$stage" \
-        "$root/r1_mllm/__main__.py" bench memory --sharding "$stage" --json "$out/$count-$stage.json" "$@" >/dev/null
+        "$python" -m r1_mllm bench memory --sharding "$stage" --json "$out/$count-$stage.json" "$@" \
+        >"$out/launch.log" 2>&1 || fail 1 "that failed; see $out/launch.log"
     cat "$out/$count-$stage.json"
 }
 measure 1 none "$@"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..models.config import ModelArch
 from ..models.qwen_vl import QwenVL
 from ..records import Prompt
 from ..training.sft import supervised_step
-from ..training.sharded import ShardedAdamW, open_optimizer
+from ..training.sharded import Optimizer, ShardedAdamW, open_optimizer
 from . import machine
 from .settings import MemoryBench
 
@@ -24,27 +25,15 @@ from .settings import MemoryBench
 def measure(config: MemoryBench) -> dict[str, Any] | None:
     """Train a little and gather every process's figures on rank 0; the others get None.
 
-    Memory is counted above what the process had before the network was made (Paddle's libraries, the interpreter).
+    Memory is counted above what the process has after the same on a tiny network (interpreter, Paddle, compiled loops).
     """
     place = mesh.init()
-    arch = ModelArch.from_dict(published(config))
-    settings = SftConfig(
-        optimizer=OptimizerConfig(learning_rate=1e-4),
-        training=TrainingConfig(tokens_per_pack=config.tokens + 8),
-        sharding=ShardingConfig(config.sharding, config.sharding_parallel_degree),
-    )
-    collectives.barrier()  # the network's buffers are there
+    _train(replace(config, hidden_size=128, layers=1, vocab_size=512, steps=1), place)
+    collectives.barrier()
     before = resident()
-    model = QwenVL(arch)
-    optimizer = open_optimizer(model, settings, place)
-    rng = np.random.default_rng(config.seed + place.rank)
-    for _ in range(config.steps):
-        ids = rng.integers(0, config.vocab_size - 8, config.tokens + 8)
-        prompt = Prompt(ids=ids[:8], positions=np.tile(np.arange(8), (3, 1)), next_position=8)
-        supervised_step(model, [supervised_pair(prompt, ids[8:])], optimizer, 1e-4, config.tokens + 8)
+    arch, settings, optimizer = _train(config, place)
     state = sum(moment.size * 4 for pair in optimizer.moments.values() for moment in pair)
-    mine = {"peak": peak() - before, "before": before, "state": state}
-    every = collectives.gather_objects(mine)
+    every = collectives.gather_objects({"peak": peak() - before, "before": before, "state": state})
     if place.rank != 0:
         return None
     rows = sizing.memory_estimate(arch, settings, place.world, "cpu")
@@ -63,6 +52,24 @@ def measure(config: MemoryBench) -> dict[str, Any] | None:
         "peak_estimated_mb": _mb(sizing.total(rows)),
         "before_mb": [_mb(seen["before"]) for seen in every],
     }
+
+
+def _train(config: MemoryBench, place: mesh.Mesh) -> tuple[ModelArch, SftConfig, Optimizer]:
+    """Take the steps on a fresh network."""
+    arch = ModelArch.from_dict(published(config))
+    settings = SftConfig(
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        training=TrainingConfig(tokens_per_pack=config.tokens + 8),
+        sharding=ShardingConfig(config.sharding, config.sharding_parallel_degree),
+    )
+    model = QwenVL(arch)
+    optimizer = open_optimizer(model, settings, place)
+    rng = np.random.default_rng(config.seed + place.rank)
+    for _ in range(config.steps):
+        ids = rng.integers(0, config.vocab_size - 8, config.tokens + 8)
+        prompt = Prompt(ids=ids[:8], positions=np.tile(np.arange(8), (3, 1)), next_position=8)
+        supervised_step(model, [supervised_pair(prompt, ids[8:])], optimizer, 1e-4, config.tokens + 8)
+    return arch, settings, optimizer
 
 
 def published(config: MemoryBench) -> dict[str, Any]:

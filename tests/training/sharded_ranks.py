@@ -12,9 +12,10 @@ runtime.prepare(1)
 import numpy as np
 import paddle
 
-from r1_mllm.config import OptimizerConfig
+from r1_mllm.config import GrpoConfig, OptimizerConfig, SftConfig
+from r1_mllm.config.flags import parse
 from r1_mllm.distributed import collectives, mesh, shards
-from r1_mllm.training import sft
+from r1_mllm.training import grpo, sft
 from r1_mllm.training.optimizer import AdamW
 from r1_mllm.training.sharded import ShardedAdamW
 
@@ -73,13 +74,15 @@ def compare(place, dtype, degree, stage2):
     }
 
 
-def train(configs):
-    """Run supervised training with each of the settings; say whether ranks had the same weights after every step."""
+def train(task):
+    """Run training with each of the settings; say whether ranks had the same weights after every step."""
     same = []
     for optimizer in (AdamW, ShardedAdamW):
         optimizer.step = watched(optimizer.step, same)
-    for config in configs:
-        sft.train(config)
+    for words in task.get("train", []):
+        sft.train(parse(SftConfig, words, "sft"))
+    for words in task.get("grpo", []):
+        grpo.train(parse(GrpoConfig, words, "grpo"))
     return {"steps": len(same), "same": all(same)}
 
 
@@ -100,12 +103,7 @@ def main():
         cases = [(dtype, d, s) for dtype in ("float32", "bfloat16") for d in (1, 2, 4) for s in (False, True)]
         seen["compare"] = {str(case): compare(place, *case) for case in cases if place.world % case[1] == 0}
         shards.buckets.__defaults__ = (20000,)
-    from r1_mllm.config import SftConfig
-    from r1_mllm.config.flags import parse
-
-    configs = [parse(SftConfig, words, "sft") for words in task.get("train", [])]
-    if configs:
-        seen["train"] = train(configs)
+    seen["train"] = train(task)
     if place.rank == 0:
         Path(sys.argv[2]).write_text(json.dumps(seen))
 

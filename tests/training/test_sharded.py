@@ -169,12 +169,13 @@ def test_a_full_disk_is_reported_after_all_arrays_were_gathered(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_four_go_on_with_what_they_saved(words, alone, tmp_path):
+def test_two_processes_train_as_one_and_four_go_on_with_what_they_saved(request, words, alone, tmp_path):
     stages = {"dp": (), "stage1": ("--sharding", "stage1"), "stage2": ("--sharding", "stage2")}
     runs = [words(tmp_path / stage, 2, *flags) for stage, flags in stages.items()]
-    seen = wait(launch(2, {"compare": True, "train": runs}, tmp_path / "two"), tmp_path / "two")
-    check_comparison(seen["compare"], 2)
-    assert seen["train"] == {"steps": 3 * STEPS, "same": True}
+    grpo = [grpo_words(request, tmp_path, *flags) for flags in (("--sharding", "stage2"), PEFT)]
+    seen = wait(launch(2, {"train": runs, "grpo": grpo}, tmp_path / "two"), tmp_path / "two")
+    assert seen["train"] == {"steps": 3 * STEPS + 2 * 2, "same": True}
+    check_grpo(tmp_path)
     for stage in stages:
         assert_same_end(tmp_path / stage, alone)
     start = ("--resume_from_checkpoint", str(tmp_path / "stage2" / f"checkpoint-{STEPS // 2}"))
@@ -182,13 +183,40 @@ def test_two_processes_train_as_one_and_four_go_on_with_what_they_saved(words, a
     assert_same_end(tmp_path / "one", alone)
     four = words(tmp_path / "four", 1, *start, "--sharding", "stage2", "--sharding_parallel_degree", "2")
     seen = wait(launch(4, {"compare": True, "train": [four]}, tmp_path / "all"), tmp_path / "all")
-    check_comparison(seen["compare"], 4)
+    check_comparison(seen["compare"])
     assert seen["train"] == {"steps": STEPS // 2, "same": True}
     assert_same_end(tmp_path / "four", alone)
 
 
-def check_comparison(cases, world):
-    assert len(cases) == (8 if world == 2 else 12)
+PEFT = ("--sharding", "stage1", "--use_peft", "--lora_r", "2", "--beta", "0.04")
+
+
+def grpo_words(request, folder, *more):
+    """The flags of a GRPO run in which rank 0 may draw questions with and rank 1 without a picture, or the reverse."""
+    pictures = request.config.rootpath / "tests/golden/cases/e2e/images"
+    rows = [{"problem": f"{i} + 1", "solution": i} for i in range(8)]
+    for row in rows[::2]:
+        row["images"] = [sorted(path.name for path in pictures.iterdir())[0]]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return [
+        *("--model_name_or_path", str(pictures.parent / "checkpoint"), "--dataset_name", str(folder / "rows.json")),
+        *("--image_root", str(pictures), "--task", "counting", "--output_dir", str(folder / f"grpo-{more[1]}")),
+        *("--max_steps", "2", "--num_generations", "2", "--max_completion_length", "6", "--report_to", "none"),
+        *("--per_device_train_batch_size", "2", "--tokens_per_pack", "64", "--learning_rate", "1e-3", "--beta", "0"),
+        *more,
+    ]
+
+
+def check_grpo(folder):
+    """Ranks never shared a question, and adapters alone were saved."""
+    for name in ("stage1", "stage2"):
+        rows = [json.loads(line) for line in (folder / f"grpo-{name}" / "completions.jsonl").open()]
+        assert sorted(row["ground_truth"] for row in rows) == sorted([*range(8), *range(8)])
+    assert (folder / "grpo-stage1" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+def check_comparison(cases):
+    assert len(cases) == 12
     numbers = 12 + 4 + 5 + 21 + 4
     for case, found in cases.items():
         degree = int(case.split(", ")[1])
