@@ -23,6 +23,8 @@ _REFUSED = re.compile(
     r"|\^\{?\s*-?\d{5,}"  # exponents that take all memory
     r"|\^\{?\s*\d+\s*\^"  # towers of them
     r"|\d{5,}\s*!|!\s*!"  # factorials likewise
+    r"|!\s*[)}]+\s*!|\\[dt]?binom\s*\{\s*(?:\d{4,}|\d+\s*\^)"
+    r"|\\(?:i*int|oint|lim)(?![a-z])"  # what would have to be integrated is no answer yet
     r"|\d\s+\.?\d"  # several numbers
     r"|__|[^\x00-\x7f]"
 )

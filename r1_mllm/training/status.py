@@ -95,4 +95,5 @@ def supervised() -> Iterator[None]:
 
 def _stop_outside_steps(number: int, frame: object) -> None:
     """Answer SIGTERM while the model is loaded or exported; while steps are taken, signals.StopRequest does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may be repeated on the way out
     raise Stop(f"stopped by signal {number} outside the steps; the same command continues", STOPPED)

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kill storm and the corruption check in miniature."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_damage_is_found_and_named_and_starts_fall_back():
+    assert tool("corruption").run(60, 6, seed=1) == ([], [], [])
+
+
+@pytest.mark.slow
+def test_a_few_kills_change_nothing(tmp_path):
+    told = tool("killstorm").storm(kills=3, steps=6, seed=3, seconds=200, root=tmp_path)
+    assert told == {"kills": 3, "runs": told["runs"], "unequal": 0, "damaged": 0, "failed": 0, "orphans": 0}
+    assert told["runs"] >= 1
