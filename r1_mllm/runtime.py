@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
 from types import ModuleType
@@ -32,6 +33,14 @@ class Stop(Exception):
     def __init__(self, message: str, code: int = USAGE) -> None:
         super().__init__(message)
         self.code = code
+
+
+def end_with_parent() -> None:
+    """Let the kernel send this process SIGTERM when the one that started it dies: a killed launcher leaves no rank."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            pr_set_pdeathsig = 1
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _cpu_vendor_and_flags() -> tuple[str, set[str]]:

@@ -2,6 +2,8 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +84,27 @@ def test_usable_versions_pass(tmp_path, version):
 
 def test_the_device_is_named():
     assert runtime.check_device().split(":")[0] in ("cpu", "gpu")
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c",
+    "from r1_mllm.runtime import end_with_parent; import time; end_with_parent(); print('up', flush=True); time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_rank_ends_when_its_launcher_is_killed():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        words = {parent.stdout.readline().strip() for _ in range(2)}
+        parent.kill()
+    (child,) = words - {"up"}
+    for _ in range(200):
+        try:
+            if Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child outlived its parent")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import paddle
 import paddle.distributed as dist
 
+from ..runtime import end_with_parent
 from . import gate
 
 
@@ -26,6 +27,7 @@ def init() -> Mesh:
     """Join the processes of the launcher (gloo on a CPU, NCCL on GPUs); alone, do nothing.  May be called again."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) <= 1:
         return Mesh()
+    end_with_parent()
     if not dist.is_initialized():
         with contextlib.redirect_stderr(io.StringIO()):  # a banner of flags, on every rank
             dist.init_parallel_env()
