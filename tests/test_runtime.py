@@ -89,7 +89,8 @@ def test_the_device_is_named():
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c",
-    "from r1_mllm.runtime import end_with_parent; import time; end_with_parent(); print('up', flush=True); time.sleep(60)"])
+    "from r1_mllm.runtime import end_with_parent; import time; "
+    "end_with_parent(); print('up', flush=True); time.sleep(60)"])
 print(child.pid, flush=True)
 time.sleep(60)
 """

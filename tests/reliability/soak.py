@@ -27,7 +27,7 @@ import killstorm
 
 from r1_mllm.runtime import DISK, OUTPUT, STOPPED
 
-STEPS = 40
+STEPS = 20
 DISK_SIZE = "40m"
 HOSTILE_ROWS = (
     '{"problem": "cut off',
@@ -86,7 +86,8 @@ class Soak:
             self._fill(remove=True)
             if code == 0:
                 return True
-            known = (-signal.SIGKILL, STOPPED, DISK, OUTPUT) if disturbed else ()
+            # -SIGTERM: asked to stop before the interpreter had loaded the trainer
+            known = (-signal.SIGKILL, -signal.SIGTERM, STOPPED, DISK, OUTPUT) if disturbed else ()
             if code not in known:
                 self.problems.append(f"exit code {code}: {process.stderr.read().decode()[-600:]}")
                 return False
