@@ -34,7 +34,7 @@ KNOBS = {
     ),
     "always": (
         ("use_peft", "True: gradients and optimizer state of adapters only, no reference model"),
-        ("sharding", "stage1, stage2 or stage3 share optimizer state, gradients, weights out to the devices"),
+        ("sharding", "stage1 shares optimizer state out to the devices, stage2 gradients too, stage3 also recomputes"),
         ("beta", "0 loads no reference model"),
         ("torch_dtype", "bfloat16 halves the weights on a GPU"),
         ("max_pixels", "bounds a picture's visual tokens"),
