@@ -9,7 +9,7 @@ import pytest
 spec = importlib.util.spec_from_file_location("fuzz_run", Path(__file__).with_name("run.py"))
 run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(run)
-QUICK = 25
+QUICK = 5
 
 
 @pytest.mark.filterwarnings("ignore")

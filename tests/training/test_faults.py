@@ -41,13 +41,23 @@ def killed_while_saving(folder, fault, step):
 
 @pytest.mark.parametrize("point", faults.POINTS)
 def test_a_kill_at_any_point_costs_at_most_the_save_it_hit(tmp_path, point, capfd):
+    kill_at(tmp_path, point, capfd, num_steps=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", faults.POINTS)
+def test_kills_at_a_point_in_six_saves_cost_at_most_these(tmp_path, point, capfd):
+    kill_at(tmp_path, point, capfd, num_steps=6)
+
+
+def kill_at(tmp_path, point, capfd, num_steps):
     folder = tmp_path / "run"
     run = open_run(folder)
     for step in (1, 2):
         save(run, step)
     run.close()
     expected = 2
-    for step in range(3, 9):
+    for step in range(3, 3 + num_steps):
         again = step - 1 if point == "save-replaced" else step  # only an older folder of that name is replaced
         third = ":3" if point == "json-staged" else ""  # run.json, status.json, and then the save's manifest
         code = killed_while_saving(folder, f"kill@{point}{third}", again)
