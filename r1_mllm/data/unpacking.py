@@ -60,7 +60,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
     try:
         with opener(archive) as container:
             yield container
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, LookupError) as error:
         raise ValueError(f"{archive}: damaged, or neither tar nor zip ({error})") from error
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from r1_mllm import runtime
@@ -80,11 +81,12 @@ def content(folder: Path, steps: int) -> dict[str, object]:
     }
 
 
-def sound(folder: Path) -> str | None:
-    """Say which checkpoint under its own name is damaged; None when none is."""
+def sound(folder: Path, but: Collection[int] = ()) -> str | None:
+    """Say which checkpoint under its own name is damaged, except folders of those inodes; None when none is."""
     from r1_mllm.training import checkpoint, durable
 
-    problems = [durable.damage(path) for _, path in checkpoint.checkpoints(folder)]
+    paths = [path for _, path in checkpoint.checkpoints(folder) if path.stat().st_ino not in but]
+    problems = [durable.damage(path) for path in paths]
     return next((problem for problem in problems if problem), None)
 
 

@@ -2,7 +2,7 @@
 """Train under random faults: `python tests/reliability/soak.py MINUTES [--seed K]` (scripts/soak.sh runs it).
 
 Runs follow each other on a small disk (a tmpfs where mounting is permitted), over data with hostile rows and with a
-reward file of its own.  Every second or so one fault happens: the run is killed, or asked to stop, its reward worker is
+reward file of its own.  Every few seconds one fault happens: the run is killed, or asked to stop, its reward worker is
 killed, the disk is filled for a while, or the newest checkpoint is damaged while nothing runs.  The same command is
 given again until the run is done; then its weights, optimizer state, completions and metrics must equal those of a run
 that was left alone.
@@ -53,6 +53,8 @@ class Soak:
         self.mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
         self.data, self.reward = killstorm.prepare(root)
         self._add_hostile_rows()
+        self.damaged: set[int] = set()
+        """Inodes of the checkpoints that were damaged on purpose."""
         self.lost_steps = self.most_kb = 0
         self.problems: list[str] = []
 
@@ -98,7 +100,7 @@ class Soak:
         """Let one fault after the other happen until the process has ended."""
         while True:
             try:
-                process.wait(self.rng.uniform(1.0, 8.0))
+                process.wait(self.rng.uniform(2.0, 12.0))
                 return
             except subprocess.TimeoutExpired:
                 pass
@@ -112,7 +114,7 @@ class Soak:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 self.lost_steps += max(0, before - newest(folder))
-                if problem := folder.is_dir() and killstorm.sound(folder):
+                if problem := folder.is_dir() and killstorm.sound(folder, self.damaged):
                     self.problems.append(f"after a kill: {problem}")
                 if fault == "damage":
                     self._damage(folder)
@@ -133,6 +135,7 @@ class Soak:
         if len(found) < 2:
             self.told["damage"] -= 1
             return
+        self.damaged.add(found[0][1].stat().st_ino)
         path = self.rng.choice(sorted(path for path in found[0][1].rglob("*") if path.is_file()))
         content = bytearray(path.read_bytes())
         content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
