@@ -47,8 +47,9 @@ def beat(phase: str, step: int | None = None) -> None:
     if step is not None:
         latest.step = step
     latest.phase, latest.at = phase, time.monotonic()
-    if _watch is not None:
-        _watch.arm()
+    watch = _watch
+    if watch is not None and latest.at - watch.armed > min(1.0, watch.seconds / 10):
+        watch.arm()
 
 
 def finished(step: int) -> None:
@@ -99,6 +100,7 @@ class Watch:
 
     def arm(self) -> None:
         """Wind the timer that needs no interpreter."""
+        self.armed = time.monotonic()
         faulthandler.dump_traceback_later(self.patience + BACKSTOP_SECONDS, exit=True, file=self._file)
 
     def close(self) -> None:

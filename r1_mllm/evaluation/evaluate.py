@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import RewardConfig
+from ..heartbeat import beat
 from ..records import Completion, Example, Grade, Prompt
 from ..report.intervals import wilson
 from ..tasks import asked_as
@@ -143,6 +144,7 @@ def answer_blocks(
     num = correct = 0
     with progress_bar(sum(map(len, blocks)), progress) as bar:
         for block in blocks:
+            beat("evaluation")
             batch = [examples[i] for i in block]
             rows = _answer(engine, processor, batch, reward_config or RewardConfig(), asked)
             on_rows(block, rows)

@@ -21,6 +21,7 @@ from ..config import SftConfig
 from ..data.mixture import LoadReport, num_shared
 from ..data.pack import pack, supervised_pair
 from ..distributed import collectives
+from ..heartbeat import beat
 from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..processing.ahead import Ahead
@@ -190,6 +191,7 @@ def _evaluate_loss(run: Session, held_out: Sequence[Example]) -> None:
     mine = held_out[run.place.rank :: run.place.world]
     total = tokens = 0.0
     for start in range(0, len(mine), EVALUATED_TOGETHER):
+        beat("evaluation")
         pairs = [encode(run, example) for example in mine[start : start + EVALUATED_TOGETHER]]
         part = held_out_loss(run.model, pairs, run.config.training.tokens_per_pack)
         total, tokens = total + part[0], tokens + part[1]

@@ -19,6 +19,7 @@ import paddle
 from ..config import GrpoConfig
 from ..data.pack import pack
 from ..distributed import collectives
+from ..heartbeat import beat
 from ..models import lora, team, threads
 from ..models.qwen_vl import QwenVL
 from ..objectives import advantages, policy
@@ -139,6 +140,7 @@ def sum_passes(
     """
 
     def dropping(member: QwenVL, numbered: tuple[int, Item]) -> tuple[float, Extra]:
+        beat("update")
         number, item = numbered
         with lora.dropping(member, phase_seed(seed, optimizer.num_steps, "dropout", number)):
             return backward(member, item)
