@@ -119,9 +119,9 @@ def storm(kills: int, steps: int, seed: int, seconds: float, root: Path) -> dict
         folder = root / f"run-{told['runs']}"
         while True:
             process = start(command(train, reward, folder, steps))
-            last = told["kills"] >= kills
+            last = told["kills"] >= kills or time.monotonic() - begun > seconds
             try:
-                code = process.wait(None if last else rng.uniform(0.3, 1.0) * alone)
+                code = process.wait(None if last else rng.uniform(0.3, 1.5) * alone)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no further run after so long")
+    parser.add_argument("--seconds", type=float, default=1e9, help="kill no more after so long")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         told = storm(given.kills, given.steps, given.seed, given.seconds, Path(folder))
