@@ -27,11 +27,17 @@ FILE = "status.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _folder: Path | None = None
 """The output folder this process may write status.json to: rank 0 holding its lock."""
+_supervising = False
 
 
 def begin(folder: Path, rank: int, stall_timeout: float) -> None:
-    """Take over status.json of a folder whose lock is held, and begin to watch; called on every rank."""
+    """Take over status.json of a folder whose lock is held, and begin to watch; called on every rank.
+
+    Outside `supervised` nothing happens: whoever opens a run by hand may leave it lying for as long as they like.
+    """
     global _folder
+    if not _supervising:
+        return
     _folder = folder if rank == 0 else None
 
     def on_stall(reason: str) -> None:
@@ -67,7 +73,8 @@ def write(state: str, code: int | None = None, reason: str = "") -> None:
 @contextlib.contextmanager
 def supervised() -> Iterator[None]:
     """While the body trains, whatever ends it is written to status.json; a full disk becomes a `Stop`."""
-    global _folder
+    global _folder, _supervising
+    _supervising = True
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _stop_outside_steps) if main_thread else None
     try:
@@ -88,7 +95,7 @@ def supervised() -> Iterator[None]:
         raise
     finally:
         heartbeat.stop()
-        _folder = None
+        _folder, _supervising = None, False
         if main_thread and signal.getsignal(signal.SIGTERM) is _stop_outside_steps:
             signal.signal(signal.SIGTERM, before)
 

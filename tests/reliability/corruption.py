@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from r1_mllm import heartbeat, runtime
+from r1_mllm import runtime
 
 runtime.prepare()
 
@@ -47,9 +47,7 @@ def open_run(folder: Path):
     from r1_mllm.config import GrpoConfig, TrainingConfig
     from r1_mllm.training import checkpoint
 
-    run = checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder))))
-    heartbeat.stop()
-    return run
+    return checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder))))
 
 
 def damage(folder: Path, rng: random.Random) -> str:

@@ -181,8 +181,8 @@ import os, signal, sys, time
 from pathlib import Path
 from r1_mllm.training import signals, status
 signals.PATIENCE_SECONDS = 0.5
-status.begin(Path(sys.argv[1]), 0, 0)
-with signals.StopRequest() as stop:
+with status.supervised(), signals.StopRequest() as stop:
+    status.begin(Path(sys.argv[1]), 0, 0)
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.asked
@@ -201,9 +201,7 @@ def test_a_later_signal_ends_at_once(tmp_path):
 
 
 def opened(folder):
-    made = checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder))))
-    heartbeat.stop()
-    return made
+    return checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder))))
 
 
 def test_a_limit_on_file_sizes_is_a_full_disk_too(tmp_path):

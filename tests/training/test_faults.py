@@ -17,9 +17,7 @@ LATEST = {"save-renamed", "save-done", "purge-start", "purge-renamed", "purge-ha
 
 
 def open_run(folder):
-    run = checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder), save_total_limit=2)))
-    checkpoint.status.heartbeat.stop()
-    return run
+    return checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder), save_total_limit=2)))
 
 
 def save(run, step):
@@ -33,8 +31,7 @@ def killed_while_saving(folder, fault, step):
     if not child:
         os.environ["R1_FAULT"] = fault
         faults._reached.clear()
-        run = checkpoint.open_run(GrpoConfig(training=TrainingConfig(output_dir=str(folder), save_total_limit=2)))
-        save(run, step)
+        save(open_run(folder), step)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -59,8 +56,8 @@ def kill_at(tmp_path, point, capfd, num_steps):
     expected = 2
     for step in range(3, 3 + num_steps):
         again = step - 1 if point == "save-replaced" else step  # only an older folder of that name is replaced
-        third = ":3" if point == "json-staged" else ""  # run.json, status.json, and then the save's manifest
-        code = killed_while_saving(folder, f"kill@{point}{third}", again)
+        second = ":2" if point == "json-staged" else ""  # run.json, and then the save's manifest
+        code = killed_while_saving(folder, f"kill@{point}{second}", again)
         assert code == -signal.SIGKILL
         expected = step if point in LATEST else expected
         if point == "save-replaced":
