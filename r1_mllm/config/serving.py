@@ -44,6 +44,8 @@ class ServeConfig:
     """Tokens, visual ones included."""
     max_tokens_limit: int = 4096
     """Most tokens a request may ask for."""
+    clamp_max_tokens: bool = False
+    """Give a request that asks for more as many, instead of an error: benchmarks ask for 49152 by habit."""
     default_max_tokens: int = 1024
     """Tokens for a request that does not say."""
     max_n: int = 16

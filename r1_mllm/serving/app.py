@@ -106,7 +106,7 @@ class Server:
     async def page(self, request: Request) -> Response:
         """A page to try the model in a browser."""
         text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": "default-src 'self' data: 'unsafe-inline'"})
+        return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY})
 
     async def chat(self, request: Request) -> Response:
         """Answer a chat."""
@@ -119,7 +119,8 @@ class Server:
             self._preparing = anyio.CapacityLimiter(PREPARING_AT_ONCE)
         ask, prompt = await anyio.to_thread.run_sync(self._prepared, body, limiter=self._preparing)
         task, told = self._task(ask, prompt)
-        reply = Reply(self.name, ask.n, len(prompt.ids), self.processor.tokenizer, ask.num_top is not None)
+        extra = {"views": [vars(view) for view in prompt.views]} if self.config.web else {}  # the page draws boxes
+        reply = Reply(self.name, ask.n, len(prompt.ids), self.processor.tokenizer, ask.num_top is not None, extra)
         self.scheduler.submit(task)
         if ask.stream:
             chunks = self._chunks(task, told, reply, ask.include_usage)
@@ -199,6 +200,9 @@ class Server:
         return self._counted(error_response(ApiError(500, "an error of the server; its log says more")))
 
 
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+)
 NO_CACHE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 

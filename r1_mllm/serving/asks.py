@@ -192,7 +192,8 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
 
 def _max_tokens(body: Mapping[str, Any], config: ServeConfig) -> int:
     name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
-    return _whole(body, name, config.default_max_tokens, 1, config.max_tokens_limit)
+    limit = config.max_tokens_limit
+    return min(_whole(body, name, config.default_max_tokens, 1, 2**31 if config.clamp_max_tokens else limit), limit)
 
 
 def _stops(stop: Any) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class Reply:
     prompt_tokens: int
     tokenizer: Any
     with_logprobs: bool
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further fields of a whole reply."""
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
     num_tokens: dict[int, int] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Reply:
                     "finish_reason": own[-1].finish,
                 }
             )
-        return {**self._head("chat.completion"), "choices": choices, "usage": self.usage()}
+        return {**self._head("chat.completion"), "choices": choices, "usage": self.usage(), **self.extra}
 
     def opening(self) -> Iterator[bytes]:
         """The first chunk of each completion: who speaks."""

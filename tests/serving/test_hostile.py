@@ -302,3 +302,22 @@ def test_sigterm_lets_the_running_answer_finish():
         server.kill()
         server.wait()
         server.stdout.close()
+
+
+def test_the_page_is_there_only_when_asked_for_and_gets_what_it_draws_with(server):
+    page = httpx.get(f"{server.root}/")
+    assert page.status_code == 200 and "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "access-control-allow-origin" not in page.headers
+    reply = server.post(body(messages=picture(png(56, 28)))).json()
+    assert reply["views"] == [
+        {"original_wh": [56, 28], "seen_wh": reply["views"][0]["seen_wh"], "box_units": "seen_px"}
+    ]
+
+
+def test_more_tokens_than_permitted_become_as_many_where_that_is_chosen():
+    from r1_mllm.config.serving import ServeConfig
+    from r1_mllm.serving.asks import chat_ask
+
+    config = ServeConfig("m", max_tokens_limit=64, default_max_tokens=8, clamp_max_tokens=True)
+    assert chat_ask(body(max_tokens=49152), MODEL, config).max_tokens == 64
+    assert chat_ask(body(max_tokens=3), MODEL, config).max_tokens == 3
