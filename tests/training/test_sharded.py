@@ -16,7 +16,12 @@ from safetensors.numpy import load_file
 
 from r1_mllm.config import OptimizerConfig, SftConfig
 from r1_mllm.config.flags import parse
+from r1_mllm.data.pack import supervised_pair
+from r1_mllm.distributed import shards
 from r1_mllm.distributed.shards import WorldShards
+from r1_mllm.models import threads
+from r1_mllm.models.weights import load_pretrained
+from r1_mllm.records import Prompt
 from r1_mllm.training import sft
 from r1_mllm.training.optimizer import AdamW
 from r1_mllm.training.sharded import ShardedAdamW
@@ -166,6 +171,30 @@ def test_a_full_disk_is_reported_after_all_arrays_were_gathered(tmp_path, monkey
     with pytest.raises(OSError, match="No such file"):
         optimizer.write_state(tmp_path / "gone" / "x")
     assert taken == ["step", "w/moment1", "w/moment2"]
+
+
+def test_buckets_leave_during_a_backward_pass_that_recomputes_blocks(request, monkeypatch):
+    folder = request.config.rootpath / "tests/golden/cases/e2e/checkpoint"
+    monkeypatch.setattr(threads, "count", lambda: 1)
+    monkeypatch.setattr(shards.buckets, "__defaults__", (20_000,))
+    ids = np.arange(5, 45)
+    prompt = Prompt(ids=ids[:8], positions=np.tile(np.arange(8), (3, 1)), next_position=8)
+    pairs = [supervised_pair(prompt, ids[8:]), supervised_pair(prompt, ids[20:])]
+    config, ends, early = OptimizerConfig(learning_rate=1e-3), [], []
+    for recompute in (False, True):
+        model = load_pretrained(folder)
+        model.recompute = recompute
+        optimizer = AdamW(model.named_parameters(), config)
+        if recompute:
+            optimizer = ShardedAdamW(model.named_parameters(), config, WorldShards(0, 1, 1), split_gradients=True)
+            plain = optimizer.accumulate
+            optimizer.accumulate = lambda o=optimizer, plain=plain: (early.append(o._round.next), plain())
+        for _ in range(2):
+            sft.supervised_step(model, pairs, optimizer, 1e-3, tokens_per_pack=45)
+        ends.append({name: parameter.numpy() for name, parameter in model.named_parameters()})
+    assert len(early) == 4 and min(early) > 0  # buckets sent before the pass had ended
+    for name, wanted in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], wanted, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
