@@ -74,7 +74,8 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server():
+    pytest.importorskip("starlette", reason='the server is not installed: pip install "r1_mllm[serve]"')
     running = Running(allow_image_root=(str(CASE / "images"),), idle_seconds=1.0, web=True)
     yield running
     running.stop()
@@ -82,6 +83,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def start():
+    pytest.importorskip("starlette", reason='the server is not installed: pip install "r1_mllm[serve]"')
     running = []
 
     def begin(**settings):
