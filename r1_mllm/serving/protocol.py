@@ -57,7 +57,7 @@ def protocol(max_connections: int, idle_seconds: float) -> type[H11Protocol]:
         def _give_up(self) -> None:
             self.waiting = None
             if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-                self.transport.abort()
+                self.transport.close()
 
     return Impatient
 
