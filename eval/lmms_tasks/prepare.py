@@ -49,9 +49,7 @@ def write(given: argparse.Namespace) -> Path:
 def main() -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--model_path", required=True, help="checkpoint folder: family, template, picture limits"
-    )
+    parser.add_argument("--model_path", required=True, help="checkpoint folder: family, template, picture limits")
     parser.add_argument("--task", required=True, choices=["rec", "counting", "math_boxed"])
     parser.add_argument("--data", required=True, help=".json, .jsonl, .parquet or a folder")
     parser.add_argument("--image_root", default=None, help="folder of the pictures; default: the data set's own")
