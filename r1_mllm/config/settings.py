@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a run: one frozen dataclass per component; every field is a flag under the name the field types.
 
-Defaults train a 3B model on one 80 GB card.
+The defaults are those of the published 3B recipes; `--dry_run` and docs/scaling.md say what they need.
 """
 
 from __future__ import annotations

@@ -286,6 +286,8 @@ def _prepare(config: Any, facts: dict[str, Any]) -> str | None:
         move_aside(folder)
     record = {"config": flatten(config), "facts": facts, "version": VERSION}
     earlier = _earlier_run(folder)
+    if earlier is not None:  # a setting that did not exist yet had what is its default now
+        earlier["config"] = json.loads(json.dumps(flatten(type(config)()))) | earlier.get("config", {})
     choice = training.resume_from_checkpoint
     if choice not in ("auto", "never"):
         path = _explicit(Path(choice))

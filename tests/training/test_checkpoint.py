@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import paddle
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from r1_mllm.config import GrpoConfig, OptimizerConfig, TrainingConfig
+from r1_mllm.config import GrpoConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
 from r1_mllm.runtime import DISK, MODEL, OUTPUT, USAGE, Stop
 from r1_mllm.training import durable
 from r1_mllm.training.checkpoint import checkpoints, latest_valid, open_run
@@ -86,6 +87,20 @@ def test_another_data_set_under_the_same_name_is_refused(tmp_path):
     open_run(config(tmp_path), facts={"rows_sha256": "aa"}).close()
     with pytest.raises(Stop, match="rows_sha256: 'aa' -> 'bb'"):
         open_run(config(tmp_path), facts={"rows_sha256": "bb"})
+
+
+def test_a_setting_that_an_older_run_did_not_know_had_its_default(tmp_path):
+    file = saved_run(tmp_path, [2]) / "run.json"
+    record = json.loads(file.read_text())
+    del record["config"]["weight_decay"], record["config"]["beta"]
+    file.write_text(json.dumps(record))
+    run = open_run(config(tmp_path))
+    assert run.resume_point.step == 2
+    run.close()
+    file.write_text(json.dumps(record))
+    other = replace(config(tmp_path), objective=ObjectiveConfig(beta=0.5))
+    with pytest.raises(Stop, match=r"beta: 0\.0\d* -> 0\.5"):
+        open_run(other)
 
 
 def test_a_named_checkpoint_is_taken_with_other_settings_and_says_which(tmp_path, capsys):
