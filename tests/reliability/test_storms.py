@@ -21,5 +21,5 @@ def test_every_damage_is_found_and_named_and_starts_fall_back():
 @pytest.mark.slow
 def test_a_few_kills_change_nothing(tmp_path):
     told = tool("killstorm").storm(kills=2, steps=6, seed=3, seconds=200, root=tmp_path)
-    assert told == {"kills": 2, "runs": told["runs"], "unequal": 0, "damaged": 0, "failed": 0, "orphans": 0}
-    assert told["runs"] >= 1
+    assert told["runs"] >= 1 and told["kills"] >= 1
+    assert not any(told[name] for name in ("unequal", "damaged", "failed", "orphans")), told
