@@ -28,6 +28,10 @@ REWARD = "def vowels(group):\n    return [sum(c in 'aeiou' for c in d.text) for 
 UNTIMED = ("reward", "loss", "grad_norm", "kl", "completions/mean_length", "num_tokens", "learning_rate")
 
 
+started: list[int] = []
+"""Process ids of all runs so far."""
+
+
 def prepare(folder: Path) -> tuple[Path, Path]:
     """Write scenes and a reward file; returns both paths."""
     from r1_mllm.data.synthetic import write_splits
@@ -58,13 +62,15 @@ def command(train: Path, reward: Path, out: Path, steps: int, **flags: object) -
 
 def start(words: list[str], **environment: str) -> subprocess.Popen:
     """Start a run in a session of its own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         words,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    started.append(process.pid)
+    return process
 
 
 def content(folder: Path, steps: int) -> dict[str, object]:
@@ -91,7 +97,7 @@ def sound(folder: Path, but: Collection[int] = ()) -> str | None:
 
 
 def orphans() -> list[int]:
-    """Processes of our workers whose parent is gone."""
+    """Workers of the runs that were started here whose parent is gone."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -99,7 +105,8 @@ def orphans() -> list[int]:
             parent = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[1]
         except OSError:
             continue
-        if b"reward_worker.py" in words and parent == "1":
+        mine = any(str(pid).encode() in words.split(b"\0") for pid in started)
+        if b"reward_worker.py" in words and parent == "1" and mine:
             found.append(int(name))
     return found
 
