@@ -89,7 +89,7 @@ MUTANTS = [
     Mutant("processing/positions.py", "int(block.max()) + 1", "int(block.max())", "tests/processing/test_positions.py"),
     Mutant("processing/image.py", "(values + 128) // 257", "values // 256", "tests/processing/test_image.py"),
     Mutant("rollout/sampling.py", "before >= top_p", "before > top_p + 0.2", "tests/rollout/test_sampling.py"),
-    Mutant("models/head.py", "grad[start:end] * (1.0 / ctx.temperature)", "grad[start:end]", "tests/models/test_head.py"),
+    Mutant("models/head.py", "end] * (1.0 / ctx.temperature)", "end]", "tests/models/test_head.py"),
     Mutant("training/optimizer.py", "limit / (grad_norm", "1 / (grad_norm", "tests/training/test_optimizer.py"),
     Mutant("training/optimizer.py", "leaf.ndim > 1}", "leaf.ndim > 0}", "tests/training/test_optimizer.py"),
     Mutant("training/optimizer.py", "(step + 1) / warmup", "step / warmup", "tests/training/test_optimizer.py"),

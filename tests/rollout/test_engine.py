@@ -161,7 +161,7 @@ def test_no_pass_is_longer_than_prefill_tokens(model, processor, prompts, monkey
     assert max(passes) == 16 and sum(passes) == sum(len(prompt.ids) for prompt in prompts)
 
 
-@pytest.mark.parametrize("mb", [0.11, 0.17, 0.3])
+@pytest.mark.parametrize("mb", [*(pytest.param(mb, marks=pytest.mark.slow) for mb in (0.11, 0.17)), 0.3])
 def test_memory_for_keys_and_values_is_kept_within_its_limit(model, processor, prompts, mb, monkeypatch):
     """0.11 MB holds one row of the longest prompt: its job is cut, too."""
     largest, regrid = [], Cache.regrid

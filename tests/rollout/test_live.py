@@ -34,7 +34,7 @@ def alone(engine, prompt, n, seed, length, **settings):
     return [done.ids.tolist() for done in one.generate([prompt], n, seed, max_new_tokens=length)[0]]
 
 
-@pytest.mark.parametrize("max_rows", [5, 64])
+@pytest.mark.parametrize("max_rows", [pytest.param(5, marks=pytest.mark.slow), 64])
 def test_rows_that_come_at_any_time_with_any_settings_get_their_own_tokens(engine, prompts, max_rows):
     kinds = [
         (0, 2, 70, {"temperature": 0.0}),

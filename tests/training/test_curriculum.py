@@ -54,6 +54,7 @@ def weights(folder):
     return (folder / "final" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_resumes_and_a_finished_one_is_passed_over(make, tmp_path, monkeypatch, capsys):
     curriculum.run(make("whole"))
     whole = tmp_path / "whole"
