@@ -24,6 +24,7 @@ from .state_file import STEP, State
 
 Moments = tuple[paddle.Tensor, paddle.Tensor]
 
+
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
     """Give the rate of step `step` (0-based) of `num_steps`: linear warm-up to the full rate, then the schedule.
 
