@@ -5,7 +5,7 @@
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 needed="paddle setuptools numpy safetensors tokenizers huggingface_hub jinja2 PIL yaml pyarrow math_verify tyro tqdm"
 needed="$needed visualdl matplotlib pycocotools numba"
-needed_for_tests="pytest pytest_timeout hypothesis ruff sklearn"
+needed_for_tests="pytest pytest_timeout xdist hypothesis ruff sklearn"
 gpu_index="https://www.paddlepaddle.org.cn/packages/stable/cu126/"
 
 say() { printf '%s\n' "$*"; }

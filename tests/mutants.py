@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,10 +146,11 @@ def main(word: str = "") -> int:
     """Try the mutants that hold `word`; return the number of those that survive."""
     chosen = [mutant for mutant in MUTANTS if word in mutant.file + mutant.old]
     survivors = 0
-    for mutant in chosen:
-        noticed = is_noticed(mutant)
-        survivors += not noticed
-        print(f"{'noticed ' if noticed else 'SURVIVED'}  {mutant.file}: {mutant.old!r} -> {mutant.new!r}", flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for mutant, noticed in zip(chosen, pool.map(is_noticed, chosen), strict=True):
+            survivors += not noticed
+            verdict = "noticed " if noticed else "SURVIVED"
+            print(f"{verdict}  {mutant.file}: {mutant.old!r} -> {mutant.new!r}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} noticed")
     return survivors
 
@@ -166,7 +168,8 @@ def is_noticed(mutant: Mutant) -> bool:
             raise ValueError(f"{mutant.file} has {mutant.old!r} {text.count(mutant.old)} times, not once")
         path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
-        ended = subprocess.run(command, cwd=place, env={**os.environ, "PYTHONPATH": name}, capture_output=True)
+        environment = {**os.environ, "PYTHONPATH": name, "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(command, cwd=place, env=environment, capture_output=True)
     if ended.returncode not in (0, 1):
         raise RuntimeError(f"pytest could not run: {ended.stdout.decode()[-2000:]}{ended.stderr.decode()[-2000:]}")
     return ended.returncode == 1
