@@ -24,5 +24,6 @@ def test_every_mutant_changes_a_line_that_is_there(mutants):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_every_mutant_is_noticed(mutants):
     assert mutants.main() == 0
