@@ -12,20 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from ..answers import boxes, choices, labels, options, tags
+from ..answers import choices, labels, options, tags
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import answer_text
+from . import rows
+from .tagged import Tagged, check_no_box
 
 LETTERS = "ABCDEFGH"
 """The letters options may have."""
 
 
-class Choice:
+class Choice(Tagged):
     """Answers are sets of letters, compared as sets; a question with one right option takes one letter only."""
-
-    messages = staticmethod(templates.messages)
 
     def __init__(self, name: str = "choice", several: bool = False) -> None:
         """Args: several: read sets of letters even where one letter is right."""
@@ -50,16 +48,9 @@ class Choice:
             )
         return found
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: 1 for exactly the right letters; with config.jaccard the share of common ones."""
-        answer = answer_text(text, method) or ""
+        answer = answer or ""
         listed = [str(option) for option in example.meta.get("options") or ()]
         if self._several or example.meta.get("several") or len(example.answer) > 1:
             found = choices.letters(answer, LETTERS) or _by_text(answer, listed)
@@ -68,17 +59,14 @@ class Choice:
         if not found:
             return Grade(0.0, False, "no_answer")
         correct = found == example.answer
-        partial = config is not None and config.jaccard
+        partial = config.jaccard
         score = labels.jaccard(found, example.answer) if partial else float(correct)
         several = len(found | example.answer) > 1 and len(example.answer) > 1
         return Grade(score, correct, "set" if several or self._several else "exact", _shown(found))
 
     def check_format(self, text: str, example: Example) -> tuple[bool, str]:
         """Check the tags, and that no box stands in the answer; which letter does is for `grade` to say."""
-        parts = tags.split(text)
-        if parts.ok and boxes.first_box(parts.answer):
-            return False, "the answer is a box where a letter is asked for"
-        return parts.ok, parts.reason
+        return check_no_box(text, "a letter")
 
     def show(self, value: frozenset[str]) -> str:
         """Write letters in their order."""

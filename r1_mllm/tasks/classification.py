@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ import numpy as np
 from ..answers import labels, tags
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import answer_text
+from .tagged import Tagged
 
 FAMILIES = (
     ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
@@ -31,18 +30,10 @@ FAMILIES = (
 """COCO's categories by their group: labels that are mistaken for each other."""
 
 
-class Classification:
+class Classification(Tagged):
     """The score is the Jaccard index of the label sets; correct means the very same set."""
 
     name = "classification"
-    messages = staticmethod(templates.messages)
-
-    def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
-        """Check one row (problem/solution, the solution being labels) and make it an example."""
-        pictures = rows.images(row, where, image_root)
-        answer = self.gold(rows.gold_value(row, where, ("solution", "ground_truth", "answer")), where)
-        question = rows.question_text(row, where, len(pictures))
-        return Example(self.name, question, answer, pictures, meta=rows.meta(row, where))
 
     def gold(self, value: Any, where: str) -> frozenset[str]:
         """Read the right labels from a list, or from text with commas, semicolons or lines between them."""
@@ -53,24 +44,12 @@ class Classification:
             raise ValueError(f"{where}: answer {value!r} has no label; write labels with commas, such as cat, dog")
         return found
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: common labels over all labels; a superset of the right set is not correct."""
-        found = labels.parse(answer_text(text, method) or "")
+        found = labels.parse(answer or "")
         if found is None:
             return Grade(0.0, False, "no_answer")
         return Grade(labels.jaccard(found, example.answer), found == example.answer, "set", sorted(found))
-
-    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags."""
-        parts = tags.split(text)
-        return parts.ok, parts.reason
 
     def show(self, value: frozenset[str]) -> str:
         """Write labels in alphabetical order."""

@@ -12,17 +12,16 @@ from ..answers import latex, tags
 from ..answers.worker import verifier
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import layouts, rows, templates
-from .rec import answer_text
+from . import layouts, rows
+from .tagged import Tagged
 
 _MAX_GOLD_CHARS = latex.MAX_CHARS
 
 
-class Geometry:
+class Geometry(Tagged):
     """Answers are mathematical expressions as text; only an equal one is right."""
 
     name = "geometry"
-    messages = staticmethod(templates.messages)
 
     def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
         """Check one row (problem/solution, question/ground_truth, MathVision) and make it an example."""
@@ -32,25 +31,9 @@ class Geometry:
         """Read the right answer from a number or text, with or without answer tags."""
         return gold_expression(value, where)
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: 1 when its answer equals the right one."""
-        return grade_expression(answer_text(text, method), example, config or RewardConfig())
-
-    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags."""
-        parts = tags.split(text)
-        return parts.ok, parts.reason
-
-    def show(self, value: str) -> str:
-        """Write an answer as it is."""
-        return str(value)
+        return grade_expression(answer, example, config)
 
     def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[str]:
         """Make n wrong answers: other options, or other numbers in the same spelling."""

@@ -13,19 +13,18 @@ from ..answers import tags
 from ..answers.markup import strip_markup
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import answer_text
+from . import rows
+from .tagged import Tagged
 
 DEFECTS = ("No defect", "Operation no response", "Unexpected task result", "Navigation logic error")
 """What wrong answers are taken from when a row has no `options`."""
 _MAX_CHARS = 400
 
 
-class Gui:
+class Gui(Tagged):
     """Answers are short texts; only the same text is right (`all_match`), in any case and without end punctuation."""
 
     name = "gui"
-    messages = staticmethod(templates.messages)
 
     def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
         """Check one row (problem/solution or conversations, two pictures) and make it an example."""
@@ -43,29 +42,12 @@ class Gui:
             raise ValueError(f"{where}: answer {text[:60]!r} is no name of 1 to {_MAX_CHARS} characters")
         return text
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: 1 when its answer is the right name and nothing else."""
-        answer = answer_text(text, method)
         if not answer or not answer.strip():
             return Grade(0.0, False, "no_answer")
         correct = normal(answer) == normal(example.answer)
         return Grade(float(correct), correct, "all_match", answer.strip()[:_MAX_CHARS])
-
-    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags."""
-        parts = tags.split(text)
-        return parts.ok, parts.reason
-
-    def show(self, value: str) -> str:
-        """Write a name as it is."""
-        return str(value)
 
     def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[str]:
         """Make up to n wrong names, from the row's `options` or else from `DEFECTS`."""

@@ -3,30 +3,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..answers import boxes, choices, tags
+from ..answers import choices, tags
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import answer_text
+from .tagged import Tagged, check_no_box
 
 
-class Judge:
+class Judge(Tagged):
     """Answers are verdicts out of closed sets of words; a contradiction or anything else is no answer."""
 
     name = "judge"
-    messages = staticmethod(templates.messages)
 
     def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
         """Check one row (problem/solution, the solution being yes or no) and make it an example."""
-        pictures = rows.images(row, where, image_root)
-        answer = self.gold(rows.gold_value(row, where, ("solution", "ground_truth", "answer")), where)
-        question = rows.question_text(row, where, len(pictures))
-        return Example(self.name, question, answer, pictures, form="judge", meta=rows.meta(row, where))
+        return dataclasses.replace(super().example(row, where, image_root), form="judge")
 
     def gold(self, value: Any, where: str) -> bool:
         """Read the right verdict (True: yes) from a bool or text, with or without answer tags."""
@@ -35,16 +31,9 @@ class Judge:
             raise ValueError(f"{where}: answer {value!r} is no answer of the form 'judge'; write yes or no")
         return found
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: 1 when its whole answer is the right verdict."""
-        found = choices.verdict(answer_text(text, method) or "")
+        found = choices.verdict(answer or "")
         if found is None:
             return Grade(0.0, False, "no_answer")
         correct = found == example.answer
@@ -52,10 +41,7 @@ class Judge:
 
     def check_format(self, text: str, example: Example) -> tuple[bool, str]:
         """Check the tags, and that no box stands in the answer; which word does is for `grade` to say."""
-        parts = tags.split(text)
-        if parts.ok and boxes.first_box(parts.answer):
-            return False, "the answer is a box where yes or no is asked for"
-        return parts.ok, parts.reason
+        return check_no_box(text, "yes or no")
 
     def show(self, value: bool) -> str:
         """Write a verdict."""

@@ -13,8 +13,8 @@ from ..answers import average_precision, detections, tags
 from ..answers.detections import Detection
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import Rec, answer_text
+from .rec import Rec
+from .tagged import Tagged
 
 METHODS = {
     "map": "map",
@@ -28,19 +28,15 @@ DEFAULT = "map_length"
 """Without the discount for long lists, boxes written after the right ones cost nothing."""
 
 
-class OpenDetection:
+class OpenDetection(Tagged):
     """Answers are labelled boxes in px of the original picture; right is every object and nothing else."""
 
     name = "open_detection"
-    messages = staticmethod(templates.messages)
 
     def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
         """Check one row (problem/solution, question/ground_truth or conversations) and make it an example."""
         average_precision.require()
-        pictures = rows.images(row, where, image_root)
-        answer = self.gold(rows.gold_value(row, where, ("solution", "ground_truth", "answer")), where)
-        question = rows.question_text(row, where, len(pictures))
-        return Example(self.name, question, answer, pictures, meta=rows.meta(row, where))
+        return super().example(row, where, image_root)
 
     def gold(self, value: Any, where: str) -> list[dict[str, Any]]:
         """Read the right boxes (original px) from a list or text, with or without answer tags; [] for None."""
@@ -52,16 +48,8 @@ class OpenDetection:
             )
         return detections.as_rows(found)
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion; its boxes are taken back to the original picture by the first view, if there is one."""
-        answer = answer_text(text, method)
         if not answer or not answer.strip():
             return Grade(0.0, False, "no_answer")
         written = detections.parse(answer)
@@ -69,7 +57,6 @@ class OpenDetection:
             return Grade(0.0, False, "no_list", answer.strip()[:80])
         predicted = [Detection(views[0].to_original(box) if views else box, label) for box, label in written]
         gold = detections.read(example.answer)
-        config = config or RewardConfig()
         rule = config.detection_reward or METHODS.get(example.meta.get("accu_reward_method"), DEFAULT)
         return Grade(
             _score(rule, predicted, gold, config.iou_threshold),

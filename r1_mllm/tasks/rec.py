@@ -12,14 +12,14 @@ import numpy as np
 from ..answers import boxes, tags
 from ..config import RewardConfig
 from ..records import Box, Example, Grade, View
-from . import rows, templates
+from . import rows
+from .tagged import Tagged
 
 
-class Rec:
+class Rec(Tagged):
     """Answers are boxes in px of the original picture; the score is the IoU, or whether it exceeds a threshold."""
 
     name = "rec"
-    messages = staticmethod(templates.messages)
 
     def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
         """Check one row (problem/solution, question/ground_truth or conversations) and make it an example."""
@@ -38,17 +38,8 @@ class Rec:
             raise ValueError(f"{where}: answer {value!r} is not a box; write four finite numbers [x1, y1, x2, y2]")
         return box_px
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion; its box is taken back to the original picture by the first view, if there is one."""
-        config = config or RewardConfig()
-        answer = answer_text(text, method)
         box = boxes.first_box(answer) if answer else None
         if box is None:
             return Grade(0.0, False, "no_answer")
@@ -85,9 +76,3 @@ class Rec:
             if not is_sliver and boxes.iou(box, example.answer) < 0.4:
                 found.append(tuple(round(float(side), 1) for side in box))
         return found
-
-
-def answer_text(text: str, method: str) -> str | None:
-    """Give the text that counts: the answer part; under the baseline prompt (no tags) all but thinking."""
-    parts = tags.split(text)
-    return parts.rest if parts.answer is None and method == "baseline" else parts.answer

@@ -16,19 +16,18 @@ import numpy as np
 from ..answers import options, tags
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import answer_text
+from . import rows
+from .tagged import Tagged
 
 SHUFFLE_SEED = 42
 CATEGORIES = {"Count": "2D", "Relation": "2D", "Depth": "3D", "Distance": "3D"}
 """CV-Bench's `task` -> its `type`."""
 
 
-class Spatial:
+class Spatial(Tagged):
     """The answer is one of a question's options; its text, its letter or its number is right."""
 
     name = "spatial"
-    messages = staticmethod(templates.messages)
 
     def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
         """Check one row in SAT's or CV-Bench's columns and make it an example; `meta` holds `options` and `letter`."""
@@ -71,16 +70,8 @@ class Spatial:
             raise ValueError(f"{where}: the answer is empty; write the right option or its letter")
         return text
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: 1 when it chooses the right option, whichever way it says so."""
-        answer = answer_text(text, method)
         if not answer or not answer.strip():
             return Grade(0.0, False, "no_answer")
         listed = [str(option) for option in example.meta.get("options") or example.meta.get("choices") or ()]
@@ -92,15 +83,6 @@ class Spatial:
             return Grade(0.0, False, rule, answer.strip()[:80])
         correct = index == _index(example.answer, listed)
         return Grade(float(correct), correct, rule, listed[index])
-
-    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags."""
-        parts = tags.split(text)
-        return parts.ok, parts.reason
-
-    def show(self, value: str) -> str:
-        """Write an option as it is."""
-        return str(value)
 
     def distractors(self, example: Example, rng: np.random.Generator, n: int) -> list[str]:
         """Take n of the other options."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from ..answers import tags
 from ..answers.markup import strip_markup
 from ..config import RewardConfig
 from ..records import Example, Grade, View
-from . import rows, templates
-from .rec import answer_text
+from .tagged import Tagged
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
@@ -27,18 +26,10 @@ _WORD = re.compile(r"[^\W_]+(?:[.'\u2019][^\W_]+)*")
 _MAX_CHARS = 1_000
 
 
-class Vqa:
+class Vqa(Tagged):
     """Answers are a few words; several accepted answers count like the best of them."""
 
     name = "coco_vqa"
-    messages = staticmethod(templates.messages)
-
-    def example(self, row: Mapping[str, Any], where: str, image_root: str | None = None) -> Example:
-        """Check one row (problem/solution, the solution a text or a list of accepted ones) and make it an example."""
-        pictures = rows.images(row, where, image_root)
-        answer = self.gold(rows.gold_value(row, where, ("solution", "ground_truth", "answer")), where)
-        question = rows.question_text(row, where, len(pictures))
-        return Example(self.name, question, answer, pictures, meta=rows.meta(row, where))
 
     def gold(self, value: Any, where: str) -> tuple[str, ...]:
         """Read the accepted answers, each with at least one word."""
@@ -48,16 +39,8 @@ class Vqa:
             raise ValueError(f"{where}: answer {value!r} has no words; write a text such as red bus")
         return answers
 
-    def grade(
-        self,
-        text: str,
-        example: Example,
-        views: Sequence[View] = (),
-        config: RewardConfig | None = None,
-        method: str = "r1",
-    ) -> Grade:
+    def grade_answer(self, answer: str | None, example: Example, views: Sequence[View], config: RewardConfig) -> Grade:
         """Score a completion: F1 of its words with the nearest accepted answer's, 1 for the same words in order."""
-        answer = answer_text(text, method)
         found = words(answer) if answer else []
         if not found:
             return Grade(0.0, False, "no_answer")
@@ -65,11 +48,6 @@ class Vqa:
         if found in accepted:
             return Grade(1.0, True, "exact", answer.strip()[:200])
         return Grade(max(_f1(found, gold) for gold in accepted), False, "words", answer.strip()[:200])
-
-    def check_format(self, text: str, example: Example) -> tuple[bool, str]:
-        """Check the tags."""
-        parts = tags.split(text)
-        return parts.ok, parts.reason
 
     def show(self, value: tuple[str, ...]) -> str:
         """Write the first accepted answer."""
