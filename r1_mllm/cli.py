@@ -182,7 +182,7 @@ def _eval_math(argv: Sequence[str]) -> None:
 
 
 def _score(argv: Sequence[str]) -> None:
-    from .scoring import score_file
+    from .evaluation.scoring import score_file
 
     parser = _parser("score", "Score recorded outputs (model_output, ground_truth) as the reward and evaluation do.")
     parser.add_argument("--task", required=True, help="rec, counting (count), geometry (math), ...")
@@ -302,7 +302,7 @@ COMMANDS = {
     "table": Command("one table of several evaluations, with intervals", _compare_results, "evaluation.compare"),
     "reject": Command("keep good sampled answers for fine-tuning", _reject, "rejection.command"),
     "eval math": Command("pass@1 on mathematics, text or pictures", _eval_math, "evaluation.math_eval"),
-    "score": Command("score recorded outputs", _score, "scoring"),
+    "score": Command("score recorded outputs", _score, "evaluation.scoring"),
     "data prepare": Command("download or unpack the data sets the scripts expect", _prepare, "data.prepare"),
     "data messages": Command("rows of any task as conversations for sft", _messages, "data.lessons"),
     "data check": Command("look at every row and picture, and try the reward", _check_data, "doctor.command"),

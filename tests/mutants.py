@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+REWARDS = "tests/rewards/test_rewards.py"
 ADVANTAGES, POLICY = "tests/objectives/test_advantages.py", "tests/objectives/test_policy.py"
 CONFORMANCE = "tests/training/test_conformance.py"
 LORA, ANSWERS = "tests/models/test_lora.py", "tests/processing/test_conversation.py"
@@ -38,7 +39,7 @@ MUTANTS = [
     Mutant("objectives/advantages.py", "np.maximum(count - 1, 1))\n", "np.maximum(count, 1))\n", ADVANTAGES),
     Mutant("objectives/advantages.py", "low <= SAME * size", "low < 0", ADVANTAGES),
     Mutant("objectives/advantages.py", "centred * count /", "centred *", ADVANTAGES),
-    Mutant("rewards.py", "np.nansum(parts * weights", "np.sum(parts * weights", ADVANTAGES),
+    Mutant("rewards/__init__.py", "np.nansum(parts * weights", "np.sum(parts * weights", ADVANTAGES),
     Mutant("objectives/policy.py", "objective = paddle.minimum(", "objective = paddle.maximum(", POLICY),
     Mutant("objectives/policy.py", "1.0 - low, 1.0 + high)", "1.0 - high, 1.0 + low)", POLICY),
     Mutant("objectives/policy.py", "paddle.maximum(objective, config", "paddle.minimum(objective, config", POLICY),
@@ -68,9 +69,9 @@ MUTANTS = [
     Mutant("data/synthetic/spatial.py", "words[sizes[0] < sizes[1]]", "words[sizes[0] > sizes[1]]",
            "tests/data/test_synthetic_spatial.py"),
     Mutant("rollout/engine.py", "text = opening + self", "text = self", "tests/processing/test_opened_thinking.py"),
-    Mutant("rewards.py", "len(done.ids) * done.finished", "len(done.text) * done.finished",
+    Mutant("rewards/__init__.py", "len(done.ids) * done.finished", "len(done.text) * done.finished",
            "tests/golden/test_own_lengths.py"),
-    Mutant("rewards.py", "len(done.ids) * done.finished", "len(done.ids)", "tests/golden/test_own_lengths.py"),
+    Mutant("rewards/__init__.py", "len(done.ids) * done.finished", "len(done.ids)", "tests/golden/test_own_lengths.py"),
     Mutant("report/self_checks.py", "free = n - lost + 1", "free = n", "tests/report/test_self_checks.py"),
     Mutant("report/self_checks.py", "value - means[group] for", "value for", "tests/report/test_self_checks.py"),
     Mutant("evaluation/cvbench.py", "/ 4 + parts[2] / 2", "/ 3 + parts[2] / 3", "tests/evaluation/test_cvbench.py"),
@@ -85,8 +86,8 @@ MUTANTS = [
            "tests/evaluation/test_metrics.py"),
     Mutant("evaluation/domains.py", '"solution": box}', "}", "tests/evaluation/test_domains.py"),
     Mutant("tasks/rec.py", "overlap > config", "overlap >= config", "tests/tasks/test_tasks.py"),
-    Mutant("rewards.py", "np.isnan(parts).all(axis=-1)", "np.isnan(parts).any(axis=-1)", "tests/test_rewards.py"),
-    Mutant("rewards.py", "-np.clip(over", "np.clip(over", "tests/test_rewards.py"),
+    Mutant("rewards/__init__.py", "np.isnan(parts).all(axis=-1)", "np.isnan(parts).any(axis=-1)", REWARDS),
+    Mutant("rewards/__init__.py", "-np.clip(over", "np.clip(over", REWARDS),
     Mutant("processing/positions.py", "int(block.max()) + 1", "int(block.max())", "tests/processing/test_positions.py"),
     Mutant("processing/image.py", "(values + 128) // 257", "values // 256", "tests/processing/test_image.py"),
     Mutant("rollout/sampling.py", "before >= top_p", "before > top_p + 0.2", "tests/rollout/test_sampling.py"),
@@ -107,7 +108,7 @@ MUTANTS = [
            "tests/test_curriculum.py"),
     Mutant("tasks/classification.py", "found == example.answer, ", "found >= example.answer, ",
            "tests/test_curriculum.py"),
-    Mutant("rewards.py", ' or group.example.form != "open":', ":", "tests/test_curriculum.py"),
+    Mutant("rewards/__init__.py", ' or group.example.form != "open":', ":", "tests/test_curriculum.py"),
     Mutant("training/stopping.py", "if last - before <", "if before - last <", "tests/training/test_curriculum.py"),
     Mutant("training/curriculum.py", "if earlier < logged <= step", "if logged <= step",
            "tests/training/test_curriculum.py"),
@@ -137,7 +138,7 @@ MUTANTS = [
     Mutant("rejection/command.py", "total = min(points, one.score)", "total = max(points, one.score)",
            f"{REJECT} -k judge"),
     Mutant("rejection/command.py", 'usable = sample["finished"] and ', "usable = ", f"{REJECT} -k good"),
-    Mutant("judge.py", "0.0 <= score <= 100.0", "0.0 <= score", "tests/test_judge.py"),
+    Mutant("rewards/judge.py", "0.0 <= score <= 100.0", "0.0 <= score", "tests/rewards/test_judge.py"),
     Mutant("report/curves.py", "math.log2 if log_x", "math.sqrt if log_x", "tests/report/test_curves.py"),
 ]  # fmt: skip
 

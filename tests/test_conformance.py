@@ -14,8 +14,8 @@ from r1_mllm.answers import boxes, choices, labels
 from r1_mllm.config import GrpoConfig, RewardConfig, RolloutConfig
 from r1_mllm.data.mixture import parse_strategy
 from r1_mllm.data.stream import Stream
+from r1_mllm.evaluation.scoring import grade_line
 from r1_mllm.records import Completion, Example, Group, Prompt, View
-from r1_mllm.scoring import grade_line
 from r1_mllm.tasks import get_task
 
 TAGGED = "<think>t</think><answer>{}</answer>"

@@ -61,7 +61,8 @@ def test_the_evaluation_script_of_the_copy_uses_the_copys_package(tree):
 def test_the_package_is_importable_under_its_name_in_the_tree(tree):
     code = (
         "import paddlemix.examples.r1_mllm.r1_mllm as package, sys\n"
-        "from paddlemix.examples.r1_mllm.r1_mllm import cli, config, scoring\n"
+        "from paddlemix.examples.r1_mllm.r1_mllm import cli, config\n"
+        "from paddlemix.examples.r1_mllm.r1_mllm.evaluation import scoring\n"
         "from paddlemix.examples.r1_mllm.r1_mllm.tasks import get_task\n"
         "print(package.__file__, get_task('rec').name, 'r1_mllm' in sys.modules, 'paddle' in sys.modules)"
     )

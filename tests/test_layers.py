@@ -87,7 +87,8 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize(
-    "module", ["r1_mllm.cli", "r1_mllm.config.flags", "r1_mllm.rewards", "r1_mllm.scoring", "r1_mllm.data.mixture"]
+    "module",
+    ["r1_mllm.cli", "r1_mllm.config.flags", "r1_mllm.rewards", "r1_mllm.evaluation.scoring", "r1_mllm.data.mixture"],
 )
 def test_what_needs_no_model_loads_without_paddle(module):
     code = f"import sys, {module}; sys.exit('paddle' in sys.modules)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of each process of a small training run, beside what r1_mllm.sizing says it should be."""
+"""Peak memory of each process of a small training run, beside what r1_mllm.training.sizing says it should be."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import sizing
 from ..config import OptimizerConfig, SftConfig, ShardingConfig, TrainingConfig
 from ..data.pack import supervised_pair
 from ..distributed import collectives, mesh
 from ..models.config import ModelArch
 from ..models.qwen_vl import QwenVL
 from ..records import Prompt
+from ..training import sizing
 from ..training.sft import supervised_step
 from ..training.sharded import Optimizer, ShardedAdamW, open_optimizer
 from . import machine

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`r1-mllm bench scaling`: the step on paper (r1_mllm/scaling.py) for networks, devices and settings.  No Paddle."""
+"""`r1-mllm bench scaling`: the step on paper (training/step_time.py) for networks, devices and settings.  No Paddle."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from .. import scaling, sizing
 from ..config import GrpoConfig
 from ..config.flags import parse
 from ..models.config import ModelArch
 from ..runtime import MODEL, Stop
+from ..training import sizing, step_time
 
 PROG = "r1-mllm bench scaling"
-MACHINES = {"a100": scaling.Machine(), "h100": scaling.H100}
+MACHINES = {"a100": step_time.Machine(), "h100": step_time.H100}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,16 +34,16 @@ def main(argv: Sequence[str]) -> None:
         try:
             known_sizes = sizing.PUBLISHED.get(name)
             arch = ModelArch.from_dict(known_sizes, name) if known_sizes else ModelArch.from_pretrained(name)
-            work = scaling.Work.of(arch, config, given.prompt, given.visual, given.completion)
+            work = step_time.Work.of(arch, config, given.prompt, given.visual, given.completion)
             for world in given.devices:
                 _show(name, arch, config, work, world, machine)
         except ValueError as error:
             raise Stop(str(error), MODEL) from error
 
 
-def _show(name: str, arch: ModelArch, config: GrpoConfig, work: scaling.Work, world: int, machine) -> None:
+def _show(name: str, arch: ModelArch, config: GrpoConfig, work: step_time.Work, world: int, machine) -> None:
     gb = sizing.total(sizing.memory_estimate(arch, config, world)) / 1e9
-    seconds = scaling.step_seconds(arch, config, work, world, machine)
+    seconds = step_time.step_seconds(arch, config, work, world, machine)
     fits = "fits" if gb <= machine.memory / 1e9 else "does not fit"
     print(f"{name}, {world} devices, {gb:.0f} GB each ({fits} {machine.memory / 1e9:g} GB)")
-    print(*scaling.describe(seconds, work, world), sep="\n")
+    print(*step_time.describe(seconds, work, world), sep="\n")

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`r1-mllm bench sizing`: tables of r1_mllm.sizing for machines and settings one asks about.  No Paddle."""
+"""`r1-mllm bench sizing`: tables of r1_mllm.training.sizing for machines and settings one asks about.  No Paddle."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from .. import sizing
 from ..config import GrpoConfig
 from ..config.flags import parse
 from ..models.config import ModelArch
 from ..runtime import MODEL, Stop
+from ..training import sizing
 
 PROG = "r1-mllm bench sizing"
 

@@ -124,7 +124,7 @@ class ObjectiveConfig:
 @dataclass(frozen=True)
 class RewardConfig:
     reward_funcs: tuple[str, ...] = ("accuracy", "format")
-    """Names of rewards.py, judge (a chat model, see judge_url) or path.py:function (reward_files.py)."""
+    """Names of rewards/__init__.py, judge (a chat model, see judge_url) or path.py:function (reward_files.py there)."""
     reward_weights: tuple[float, ...] | None = None
     """One per reward; None: all 1."""
     soft_iou: bool = True

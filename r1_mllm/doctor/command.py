@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import rewards, sizing
+from .. import rewards
 from ..config import DataConfig, GrpoConfig, RewardConfig, SftConfig
 from ..config import curriculum as curricula
 from ..config.flags import origins, parse
@@ -20,6 +20,7 @@ from ..records import Example
 from ..runtime import DATA, Stop
 from ..tasks import asked_as, conversation
 from ..tasks.templates import load_templates
+from ..training import sizing
 from . import plan, scan, selftest
 
 Settings = GrpoConfig | SftConfig

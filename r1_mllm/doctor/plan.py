@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import scaling, sizing
 from ..config import GrpoConfig, SftConfig, flatten
 from ..data.stream import Stream
 from ..models.config import ModelArch
 from ..processing.prompt import Processor
 from ..records import Example, View
+from ..training import sizing, step_time
 from .selftest import written
 
 Config = GrpoConfig | SftConfig
@@ -68,7 +68,7 @@ def _is_grpo(config: Config) -> bool:
 
 
 def memory(config: Config, arch: ModelArch, world: int) -> list[str]:
-    """Estimate the memory each device needs, for a GPU and for a CPU (sizing.py)."""
+    """Estimate the memory each device needs, for a GPU and for a CPU (training/sizing.py)."""
     lines = []
     for device, title in (("gpu", "on a GPU"), ("cpu", "on a CPU, one thread of packs")):
         rows = sizing.memory_estimate(arch, config, world, device)
@@ -77,16 +77,16 @@ def memory(config: Config, arch: ModelArch, world: int) -> list[str]:
 
 
 def seconds(config: GrpoConfig, arch: ModelArch, world: int, prompt: int, visual: int) -> list[str]:
-    """Estimate a rollout and its first update on paper (scaling.py), completions half as long as they may become.
+    """Estimate a rollout and its first update (training/step_time.py), completions half as long as they may become.
 
     Args:
         prompt, visual: median tokens of a prompt, and how many of them are of pictures.
     """
     completion = max(1, config.rollout.max_completion_length // 2)
-    work = scaling.Work.of(arch, config, prompt, visual, completion)
-    machine = scaling.Machine()
+    work = step_time.Work.of(arch, config, prompt, visual, completion)
+    machine = step_time.Machine()
     head = f"  {machine.name}, {prompt}-token prompts, {completion}-token completions, prefill to optimizer:"
-    return [head, *scaling.describe(scaling.step_seconds(arch, config, work, world, machine), work, world)]
+    return [head, *step_time.describe(step_time.step_seconds(arch, config, work, world, machine), work, world)]
 
 
 def views_of(processor: Processor, example: Example) -> Sequence[View]:

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import RewardConfig
-from ..heartbeat import beat
+from ..distributed.heartbeat import beat
 from ..records import Completion, Example, Grade, Prompt
 from ..report.intervals import wilson
 from ..tasks import asked_as

@@ -17,9 +17,8 @@ from .. import runtime
 from ..config import EvalConfig, RewardConfig, RolloutConfig
 from ..config.flags import parse
 from ..curriculum import formed
-from ..judge import Item, Judge, JudgeConfig
 from ..report.curves import Curve, curve_chart
-from ..scoring import grade_line
+from ..rewards.judge import Item, Judge, JudgeConfig
 from ..tasks.templates import load_templates
 from . import shards
 from .command import DataSet, find_model, load_sets, set_fingerprint, settings_of
@@ -27,6 +26,7 @@ from .evaluate import EvalSettings
 from .passk import Estimate, Problem, table
 from .recorded import Row, read_recorded
 from .sampling import Sampling, collect
+from .scoring import grade_line
 from .shards import Team, forget
 
 FORMS = ("judge", "choice", "multi_choice")

@@ -36,9 +36,9 @@ from ..evaluation.command import find_model
 from ..evaluation.evaluate import EvalSettings
 from ..evaluation.partial import fingerprint
 from ..evaluation.sampling import Sampling, collect
-from ..judge import Item, Judge, JudgeConfig
 from ..records import Example
 from ..rewards import load_reward
+from ..rewards.judge import Item, Judge, JudgeConfig
 from ..tasks.templates import load_templates
 from .choose import Candidate, above, balanced, distinct, read_quotas
 

@@ -19,12 +19,12 @@ import numpy as np
 from .. import rewards
 from ..config import GrpoConfig, RolloutConfig
 from ..distributed import collectives
-from ..heartbeat import beat
-from ..judge_reward import JudgeReward
+from ..distributed.heartbeat import beat
 from ..objectives.advantages import all_equal
 from ..records import Group
+from ..rewards.judge_reward import JudgeReward
+from ..rewards.user_rewards import UserReward
 from ..runtime import REWARDS, Stop
-from ..user_rewards import UserReward
 from . import faults
 from .session import Session
 from .step import Stopwatch, assign_advantages, phase_seed

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import GrpoConfig
 from ..distributed import collectives
-from ..heartbeat import beat
+from ..distributed.heartbeat import beat
 from ..records import Group
 from . import memory, metrics
 from .collect import Rollout, collect, sampling_metrics, user_reward_counts

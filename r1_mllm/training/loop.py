@@ -9,8 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import heartbeat
-from ..distributed import collectives
+from ..distributed import collectives, heartbeat
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
 from ..runtime import DISK, NONFINITE, STOPPED, Stop
 from . import durable, faults, metrics, status

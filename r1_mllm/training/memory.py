@@ -10,12 +10,13 @@ from contextlib import contextmanager
 
 import paddle
 
-from .. import heartbeat, sizing
 from ..config import GrpoConfig, SftConfig, flatten
+from ..distributed import heartbeat
 from ..models import threads
 from ..models.config import ModelArch
 from ..models.weights import resolve
 from ..runtime import MEMORY, Stop
+from . import sizing
 
 KNOBS = {
     "sampling": (

@@ -22,7 +22,6 @@ from ..data.mixture import LoadReport, load_examples, num_shared
 from ..data.mixture.loading import ReadRow
 from ..data.stream import Stream
 from ..distributed import mesh
-from ..judge_reward import load_rewards
 from ..models.qwen_vl import QwenVL
 from ..models.weights import resolve
 from ..processing.ahead import Ahead
@@ -30,6 +29,7 @@ from ..processing.prompt import Processor
 from ..processing.template import template_source
 from ..records import Example, Prompt
 from ..rewards import RewardFunction
+from ..rewards.judge_reward import load_rewards
 from ..rollout.engine import Engine
 from ..runtime import DATA, MODEL, Stop
 from ..tasks import asked_as

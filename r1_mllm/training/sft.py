@@ -21,7 +21,7 @@ from ..config import SftConfig
 from ..data.mixture import LoadReport, num_shared
 from ..data.pack import pack, supervised_pair
 from ..distributed import collectives
-from ..heartbeat import beat
+from ..distributed.heartbeat import beat
 from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..processing.ahead import Ahead

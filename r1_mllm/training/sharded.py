@@ -18,7 +18,6 @@ import numpy as np
 import paddle
 from paddle import _C_ops
 
-from .. import sizing
 from ..config import GrpoConfig, OptimizerConfig, SftConfig
 from ..distributed import collectives
 from ..distributed.mesh import Mesh
@@ -26,7 +25,7 @@ from ..distributed.shards import Bucket, Piece, WorldShards, any_rank, buckets, 
 from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..runtime import Stop
-from . import state_file
+from . import sizing, state_file
 from .optimizer import AdamW, Rule
 from .state_file import STEP, State
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import heartbeat
+from ..distributed import heartbeat
 from ..runtime import DISK, STALLED, STOPPED, Stop
 from . import durable
 

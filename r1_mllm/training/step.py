@@ -19,7 +19,7 @@ import paddle
 from ..config import GrpoConfig
 from ..data.pack import pack
 from ..distributed import collectives
-from ..heartbeat import beat
+from ..distributed.heartbeat import beat
 from ..models import lora, team, threads
 from ..models.qwen_vl import QwenVL
 from ..objectives import advantages, policy

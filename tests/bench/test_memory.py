@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from r1_mllm import cli, sizing
+from r1_mllm import cli
 from r1_mllm.runtime import MODEL, USAGE
+from r1_mllm.training import sizing
 
 SMALL = "--hidden_size 256 --layers 4 --vocab_size 8000 --tokens 16 --steps 2".split()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-from r1_mllm import sizing
 from r1_mllm.distributed import shards
 from r1_mllm.distributed.shards import Bucket, Piece, WorldShards, buckets, slices
+from r1_mllm.training import sizing
 
 SIZES = {"a": 12, "b": 1, "c": 21, "d": 5}
 

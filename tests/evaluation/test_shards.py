@@ -18,8 +18,8 @@ from r1_mllm.config.flags import parse
 from r1_mllm.evaluation.command import main
 from r1_mllm.evaluation.passk_command import PasskConfig, PasskSettings
 from r1_mllm.evaluation.shards import SharedRows, Team, forget, launched_place, start
-from r1_mllm.judge import JudgeConfig
 from r1_mllm.rejection.command import RejectConfig, RejectSettings
+from r1_mllm.rewards.judge import JudgeConfig
 from r1_mllm.runtime import Stop
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from r1_mllm.config import RewardConfig
+from r1_mllm.evaluation.scoring import grade_line, score_file
 from r1_mllm.records import Example
-from r1_mllm.scoring import grade_line, score_file
 from r1_mllm.tasks import get_task
 
 OWN = Path(__file__).parent / "own"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged pictures, rows and prompts: the good ones are used, every other one is named with its reason.
 
-Damaged checkpoints are in test_checkpoints.py, misbehaving rewards in tests/test_user_rewards.py.
+Damaged checkpoints are in test_checkpoints.py, misbehaving rewards in tests/rewards/test_user_rewards.py.
 """
 
 import json

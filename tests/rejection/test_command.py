@@ -16,10 +16,10 @@ from r1_mllm.evaluation.evaluate import EvalSettings
 from r1_mllm.evaluation.load import Loaded
 from r1_mllm.evaluation.sampling import Sampling, collect
 from r1_mllm.evaluation.shards import Team
-from r1_mllm.judge import JudgeConfig
 from r1_mllm.records import Completion, Prompt, View
 from r1_mllm.rejection.command import RejectConfig, RejectSettings, write
 from r1_mllm.rewards import load_reward
+from r1_mllm.rewards.judge import JudgeConfig
 from r1_mllm.runtime import DATA
 from r1_mllm.tasks import conversation
 

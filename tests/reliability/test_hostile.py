@@ -24,8 +24,8 @@ from r1_mllm.data.mixture import load_examples
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.processing.image import open_image
 from r1_mllm.records import Example
+from r1_mllm.rewards.user_rewards import decode, encode
 from r1_mllm.tasks import TASKS
-from r1_mllm.user_rewards import decode, encode
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "tests/golden/cases/e2e/checkpoint"

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r1_mllm import rewards, scoring
+from r1_mllm import rewards
 from r1_mllm.config import RewardConfig
+from r1_mllm.evaluation import scoring
 from r1_mllm.evaluation.evaluate import evaluate
 from r1_mllm.records import Completion, Example, Group, Prompt
 from r1_mllm.tasks import get_task

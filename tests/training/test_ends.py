@@ -13,9 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from r1_mllm import heartbeat
 from r1_mllm.config import GrpoConfig, TrainingConfig
 from r1_mllm.data.synthetic import write_splits
+from r1_mllm.distributed import heartbeat
 from r1_mllm.runtime import DATA, DISK, MODEL, OUTPUT, STALLED, STOPPED, Stop
 from r1_mllm.training import checkpoint, durable, loop
 from r1_mllm.training.checkpoint import latest_valid
@@ -115,7 +115,7 @@ def test_a_stalled_run_names_the_line_it_hangs_in(command, tmp_path):
 
 HOLDS_THE_LOCK = """
 import sys, re, pathlib, time
-from r1_mllm import heartbeat
+from r1_mllm.distributed import heartbeat
 heartbeat.BACKSTOP_SECONDS = 0.5
 heartbeat.FIRST_STEP_FACTOR = 1
 heartbeat.start(pathlib.Path(sys.argv[1]), 0.5, print)

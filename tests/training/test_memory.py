@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from r1_mllm import heartbeat
 from r1_mllm.config import GrpoConfig, ModelConfig, SftConfig
+from r1_mllm.distributed import heartbeat
 from r1_mllm.runtime import MEMORY, Stop
 from r1_mllm.training import memory
 from r1_mllm.training.phases import PhaseWatch

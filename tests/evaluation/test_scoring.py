@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from r1_mllm.scoring import grade_line, score_file
+from r1_mllm.evaluation.scoring import grade_line, score_file
 
-REAL = Path(__file__).parent / "data" / "real_outputs"
+REAL = Path(__file__).parents[1] / "data" / "real_outputs"
 
 
 def write(path, rows):

@@ -111,9 +111,9 @@ def main(parent: int, memory_mb: int) -> None:
     owner = os.getpid()
     try:
         sys.path[:] = start["sys_path"]
-        decode = importlib.import_module("r1_mllm.user_rewards").decode  # the classes that users' files know
+        decode = importlib.import_module("r1_mllm.rewards.user_rewards").decode  # the classes that users' files know
         function = load(start["path"], start["function"])
-        scores = importlib.import_module("r1_mllm.reward_files").adapt(function)
+        scores = importlib.import_module("r1_mllm.rewards.reward_files").adapt(function)
     except BaseException:  # as in _call
         send(replies, {"id": 0, "error": traceback.format_exc()[-8000:]})
         return

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .answers import boxes, detections, tags
-from .config import RewardConfig
-from .records import Group
-from .tasks import asked_as, get_task
+from ..answers import boxes, detections, tags
+from ..config import RewardConfig
+from ..records import Group
+from ..tasks import asked_as, get_task
 from .user_rewards import load_user_reward
 
 RewardFunction = Callable[[Group, RewardConfig], np.ndarray]

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import GrpoConfig, SftConfig
-from .models.adapter_spec import AdapterSpec
-from .models.config import ModelArch
-from .models.names import Parameter, parameters
+from ..config import GrpoConfig, SftConfig
+from ..models.adapter_spec import AdapterSpec
+from ..models.config import ModelArch
+from ..models.names import Parameter, parameters
 
 Phase = Literal["always", "sampling", "training"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import GrpoConfig, RewardConfig
-from .config.judge import JudgeConfig
+from ..config import GrpoConfig, RewardConfig
+from ..config.judge import JudgeConfig
+from ..records import Group
+from ..tasks import asked_as
+from . import RewardFunction, load_reward
 from .judge import ChatClient, Item, Judge, Verdict
-from .records import Group
-from .rewards import RewardFunction, load_reward
-from .tasks import asked_as
 
 
 class JudgeReward:

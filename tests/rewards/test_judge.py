@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from r1_mllm.judge import Item, Judge, JudgeConfig, read_score
+from r1_mllm.rewards.judge import Item, Judge, JudgeConfig, read_score
 from r1_mllm.runtime import Stop
 
 

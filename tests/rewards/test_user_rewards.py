@@ -12,7 +12,7 @@ import pytest
 from r1_mllm import rewards
 from r1_mllm.config import RewardConfig
 from r1_mllm.records import Completion, Example, Grade, Group, Prompt, View
-from r1_mllm.user_rewards import decode, encode
+from r1_mllm.rewards.user_rewards import decode, encode
 
 NASTY = """
 import ctypes, os, resource, signal, subprocess, sys, threading, time

@@ -26,8 +26,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .config.judge import JudgeConfig
-from .runtime import DATA, USAGE, Stop
+from ..config.judge import JudgeConfig
+from ..runtime import DATA, USAGE, Stop
 
 log = logging.getLogger(__name__)
 

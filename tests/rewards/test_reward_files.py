@@ -9,7 +9,7 @@ import pytest
 from r1_mllm import rewards
 from r1_mllm.config import RewardConfig
 from r1_mllm.records import Completion, Example, Group, Prompt
-from r1_mllm.reward_files import adapt, style
+from r1_mllm.rewards.reward_files import adapt, style
 from r1_mllm.training import metrics
 from r1_mllm.training.tracking import completion_rows
 

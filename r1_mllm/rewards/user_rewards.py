@@ -30,8 +30,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .config import RewardConfig
-from .records import Completion, Example, Grade, Group, Prompt, View
+from ..config import RewardConfig
+from ..records import Completion, Example, Grade, Group, Prompt, View
 from .reward_files import Scores, adapt
 from .reward_worker import MAX_REPLY_BYTES
 
@@ -129,8 +129,8 @@ class Worker:
         )
         threading.Thread(target=_forward, args=(self._process.stderr,), daemon=True).start()
         os.set_blocking(self._process.stdin.fileno(), False)
-        own = str(Path(__file__).resolve().parents[1])
-        paths = [own, *(path for path in sys.path if path and path != str(Path(__file__).parent))]
+        own = str(Path(__file__).resolve().parents[2])
+        paths = [own, *(path for path in sys.path if path and path != str(Path(__file__).parents[1]))]
         try:
             self._send({"path": str(Path(self.path).resolve()), "function": self.function, "sys_path": paths})
             reply = self._receive(0, time.monotonic() + _START_SECONDS)

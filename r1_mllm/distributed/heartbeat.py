@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .runtime import STALLED
+from ..runtime import STALLED
 
 FIRST_STEP_FACTOR = 3
 """Until the first step is done (loading, compiling, the evaluation before training) patience is longer by this."""

@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .answers import tags
-from .config import RewardConfig
-from .data.read import rows
-from .evaluation.metrics import extra
-from .records import Example, Grade
-from .report.intervals import wilson
-from .tasks import get_task
+from ..answers import tags
+from ..config import RewardConfig
+from ..data.read import rows
+from ..records import Example, Grade
+from ..report.intervals import wilson
+from ..tasks import get_task
+from .metrics import extra
 
 
 def score_file(task: str, path: str | Path, config: RewardConfig | None = None, method: str = "r1") -> dict[str, Any]:

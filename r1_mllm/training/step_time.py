@@ -3,8 +3,8 @@
 
     seconds of a phase = operations / (peak rate * share of it reached), or bytes / (bandwidth * share), the larger
 
-Nothing of it was run on a GPU.  What counts the work is exact (tests/test_scaling.py holds it to bench/operations.py);
-how much of the peaks is reached is assumed and stated in `Machine`.  No Paddle.
+Nothing of it was run on a GPU.  What counts the work is exact (test_step_time.py holds it to bench/operations.py); how
+much of the peaks is reached is assumed and stated in `Machine`.  No Paddle.
 
 Shape letters: P prompts of a device's rollout, G completions of a prompt, C completion tokens.
 """
@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ..config import GrpoConfig
+from ..models.config import ModelArch, TextArch, VisionArch
+from ..models.names import parameters
 from . import sizing
-from .config import GrpoConfig
-from .models.config import ModelArch, TextArch, VisionArch
-from .models.names import parameters
 
 KERNELS_PER_LAYER = 24
 """Operators of one decode step and layer in rollout/decoder.py, each a launch on a GPU."""

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from r1_mllm import sizing
 from r1_mllm.config import GrpoConfig, LoraConfig, ModelConfig, ObjectiveConfig, SftConfig, ShardingConfig
 from r1_mllm.models import lora
 from r1_mllm.models.config import ModelArch
 from r1_mllm.models.head import BLOCK_ELEMENTS
 from r1_mllm.models.qwen_vl import QwenVL
+from r1_mllm.training import sizing
 from r1_mllm.training.optimizer import AdamW
 
 STATE = ("weights", "masters", "moments", "reference", "gradients")
@@ -89,5 +89,5 @@ def test_constants_are_those_of_the_modules_they_describe():
 
 
 def test_no_paddle_is_needed():
-    code = "import sys, r1_mllm.sizing; sys.exit('paddle' in sys.modules)"
+    code = "import sys, r1_mllm.training.sizing; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

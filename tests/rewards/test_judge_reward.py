@@ -11,8 +11,8 @@ from r1_mllm import rewards
 from r1_mllm.config import GrpoConfig, RewardConfig, TrainingConfig
 from r1_mllm.config.flags import parse
 from r1_mllm.config.judge import JudgeConfig
-from r1_mllm.judge_reward import JudgeReward, load_rewards
 from r1_mllm.records import Completion, Example, Group, Prompt
+from r1_mllm.rewards.judge_reward import JudgeReward, load_rewards
 
 
 def group(answer, *texts):
