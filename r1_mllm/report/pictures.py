@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures inside the page: a small JPEG as base64, boxes drawn over it in px of the original."""
+"""Pictures with boxes in px of the original: inside the page as a small JPEG with lines over it, or drawn into one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,64 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 MAX_SIDE = 320
 """px of a thumbnail's longer side."""
+TRUE_COLOR, READ_COLOR = (0x19, 0xC3, 0x7D), (0xFF, 0x8A, 0x3D)
+"""What counts as right, and what a model wrote; style.css has the same."""
+
+
+def upright(source: str | Path | bytes, side: int | None = MAX_SIDE) -> tuple[Image.Image, tuple[int, int]] | None:
+    """The picture as people see it, in RGB, and the original's (width, height) in px; None if it cannot be read.
+
+    Args:
+        source: a file, or its content.
+        side: px of the longer side, shrunk to it where it is longer; None: as it is.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            turned = ImageOps.exif_transpose(opened)
+            size = turned.size
+            if side is not None:
+                turned.thumbnail((side, side))
+            return turned.convert("RGB"), size
+    except (OSError, ValueError, Image.DecompressionBombError):  # a report is worth having without one picture
+        return None
+
+
+def boxes_in(value: Any) -> list[Sequence[float]]:
+    """The boxes of an answer: the box itself, those of a list of labelled ones, or none."""
+    if is_box(value):
+        return [value]
+    found = value if isinstance(value, list | tuple) else ()
+    return [item["bbox_2d"] for item in found if isinstance(item, Mapping) and is_box(item.get("bbox_2d"))]
+
+
+def draw_boxes(picture: Image.Image, size: tuple[int, int], value: Any, color: tuple[int, int, int]) -> None:
+    """Draw the boxes of an answer into a picture.
+
+    Args:
+        size: (width, height) px of the picture the boxes are of.
+    """
+    pen = ImageDraw.Draw(picture)
+    scale_x, scale_y = picture.width / size[0], picture.height / size[1]
+    line = max(1, round(max(picture.size) / 110))
+    for x1, y1, x2, y2 in boxes_in(value):
+        left, right = sorted((x1 * scale_x, x2 * scale_x))
+        top, bottom = sorted((y1 * scale_y, y2 * scale_y))
+        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0x10, 0x15, 0x1D), width=line + 2)
+        pen.rectangle((left, top, right, bottom), outline=color, width=line)
 
 
 def thumbnail(path: Path, side: int = MAX_SIDE, quality: int = 85) -> tuple[str, tuple[int, int]] | None:
     """A data URI of the shrunken picture and the original's (width, height) in px; None if it cannot be read."""
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            size = upright.size
-            upright.thumbnail((side, side))
-            stream = io.BytesIO()
-            upright.convert("RGB").save(stream, "JPEG", quality=quality)
-    except (OSError, ValueError, Image.DecompressionBombError):  # a report is worth having without one picture
+    found = upright(path, side)
+    if found is None:
         return None
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode(), size
+    stream = io.BytesIO()
+    found[0].save(stream, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode(), found[1]
 
 
 def picture(image: Any, folder: Path, boxes: Mapping[str, Any]) -> str:

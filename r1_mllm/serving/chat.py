@@ -15,6 +15,7 @@ from ..config.chat import ChatConfig
 from ..evaluation.load import load
 from ..models.weights import resolve
 from ..records import Prompt
+from ..report.pictures import READ_COLOR, draw_boxes, upright
 from ..rollout.live import Live, Sampling, live_rows
 from ..runtime import Stop
 from .text import Writer
@@ -71,15 +72,14 @@ def pieces(engine: Any, prompt: Prompt, config: ChatConfig) -> Iterator[str]:
 
 
 def _save_box(config: ChatConfig, answer: str, prompt: Prompt) -> None:
-    from PIL import Image, ImageDraw  # only where a box is wanted
-
     found = boxes.first_box(tags.split(answer).answer or answer)
     if found is None or not prompt.views:
         print("no box in the answer" if prompt.views else "no picture was given", file=sys.stderr)
         return
-    with Image.open(config.image[0]) as opened:
-        picture = opened.convert("RGB")
-    ImageDraw.Draw(picture).rectangle(prompt.views[0].to_original(found), outline=(255, 0, 0), width=2)
+    opened = upright(config.image[0], side=None)
+    assert opened is not None  # the model has seen it
+    picture, size = opened
+    draw_boxes(picture, size, prompt.views[0].to_original(found), READ_COLOR)
     try:
         picture.save(config.save_box)
     except (OSError, ValueError) as error:

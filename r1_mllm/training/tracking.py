@@ -5,13 +5,11 @@ fail without harm) and the terminal.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..records import Group
+from . import gallery
+from .trackers import INSTALL, OPENERS, Outlet
 
-
-@dataclass(frozen=True)
-class Outlet:
-    """One tracker, opened."""
-
-    write: Callable[[int, Mapping[str, float]], None]
-    """(step, name -> number)."""
-    close: Callable[[], None]
-
-
-INSTALL = {
-    "visualdl": 'pip install "visualdl>=2.5.3,<3"',
-    "tensorboard": 'pip install "tensorboardX>=2.6"',
-    "swanlab": 'pip install "swanlab>=0.10"',
-    "wandb": 'pip install "wandb>=0.19"',
-}
+NUM_SHOWN = 50
+"""Times in a run that trackers are given pictures and texts, about."""
 _SHOWN = ("reward", "loss", "kl", "completions/mean_length")
 
 
@@ -94,6 +80,7 @@ class Tracker:
         self._bar: tqdm | None = None
         self._seconds: list[float] = []
         self._last = (first_step, time.monotonic())
+        self._last_shown: int | None = None
         if not self.active:
             return
         folder = Path(output_dir)
@@ -124,6 +111,15 @@ class Tracker:
         for group in groups:
             for row in completion_rows(step, group):
                 self._completions.append(row)
+        self._show_samples(step, groups)
+
+    def _show_samples(self, step: int, groups: Sequence[Group]) -> None:
+        every = max(1, self.total_steps // NUM_SHOWN)
+        if not self._trackers or (self._last_shown is not None and step // every == self._last_shown // every):
+            return
+        self._last_shown = step
+        for name in list(self._trackers):
+            self._try(name, lambda outlet: outlet.show(step, gallery.shown(groups)))
 
     def message(self, text: str) -> None:
         """Print a line without tearing the progress bar."""
@@ -145,11 +141,11 @@ class Tracker:
     def _open(self, name: str, folder: Path) -> None:
         if name in ("none", "all", ""):
             return
-        if name not in _OPENERS:
-            print(f"warning: --report_to {name}: no such tracker; known are {', '.join(_OPENERS)}", file=sys.stderr)
+        if name not in OPENERS:
+            print(f"warning: --report_to {name}: no such tracker; known are {', '.join(OPENERS)}", file=sys.stderr)
             return
         try:
-            self._trackers[name] = _OPENERS[name](folder)
+            self._trackers[name] = OPENERS[name](folder)
         except ImportError as error:
             print(f"warning: --report_to {name}: {error}; {INSTALL[name]}; going on without", file=sys.stderr)
         except Exception as error:  # a tracker's failure, of whatever kind, must not stop the training it watches
@@ -237,48 +233,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _visualdl(folder: Path) -> Outlet:
-    from visualdl import LogWriter  # optional, and 0.4 s that only a run with this tracker should pay
-
-    earlier = sorted(folder.glob("vdlrecords.*.log"), key=lambda path: path.stat().st_mtime)
-    name = earlier[-1].name if earlier else ""  # of the run's part before: its file goes on
-    writer = LogWriter(logdir=str(folder), file_name=name, flush_secs=5)
-
-    def write(step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(tag=name, value=value, step=step)
-
-    return Outlet(write, writer.close)
-
-
-def _tensorboard(folder: Path) -> Outlet:
-    writer = importlib.import_module("tensorboardX").SummaryWriter(logdir=str(folder))
-
-    def write(step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-
-    return Outlet(write, writer.close)
-
-
-def _swanlab(folder: Path) -> Outlet:
-    module = importlib.import_module("swanlab")
-    module.init(project="r1_mllm", logdir=str(folder), mode="offline")
-    return Outlet(lambda step, values: module.log(dict(values), step=step), module.finish)
-
-
-def _wandb(folder: Path) -> Outlet:
-    module = importlib.import_module("wandb")
-    folder.mkdir(parents=True, exist_ok=True)
-    module.init(project="r1_mllm", dir=str(folder))
-    return Outlet(lambda step, values: module.log(dict(values), step=step), module.finish)
-
-
-_OPENERS: dict[str, Callable[[Path], Outlet]] = {
-    "visualdl": _visualdl,
-    "tensorboard": _tensorboard,
-    "swanlab": _swanlab,
-    "wandb": _wandb,
-}

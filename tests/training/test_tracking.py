@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from r1_mllm.records import Completion, Example, Grade, Group, Prompt
-from r1_mllm.training.tracking import Outlet, Tracker, completion_rows, plain
+from r1_mllm.report.pictures import READ_COLOR, TRUE_COLOR, draw_boxes
+from r1_mllm.training import gallery
+from r1_mllm.training.trackers import Outlet
+from r1_mllm.training.tracking import Tracker, completion_rows, plain
 
 
 def lines(path):
@@ -69,6 +74,66 @@ def test_visualdl_shows_the_same_numbers_and_goes_on_in_the_same_file_after_a_re
     (log,) = (tmp_path / "logs").glob("vdlrecords.*.log")
     read = reader(file_path=str(log)).get_data("scalar", "reward")
     assert [(record.id, record.value) for record in read] == [(step, step / 4) for step in (1, 2, 3, 4, 5)]
+
+
+def with_picture(tmp_path):
+    group = scored_group()
+    Image.new("RGB", (640, 320), "white").save(tmp_path / "a.png")
+    group.example = Example("rec", "the red ball", (40.0, 60.0, 440.0, 260.0), (str(tmp_path / "a.png"),))
+    group.grades = [Grade(0.9, True, "iou", (500.0, 100.0, 600.0, 200.0)), Grade(0.0, False, "no_answer")]
+    return group
+
+
+def test_pictures_hold_true_and_predicted_boxes_and_texts_what_was_earned(tmp_path):
+    sample, wordless = gallery.shown([with_picture(tmp_path), scored_group()])
+    assert sample.picture.shape == (112, 224, 3) and wordless.picture is None  # 0.35 of the size; a picture not there
+    for color, box in ((TRUE_COLOR, [14, 21, 154, 91]), (READ_COLOR, [175, 35, 210, 70])):
+        rows, columns = np.nonzero((sample.picture == color).all(axis=2))
+        assert [columns.min(), rows.min(), columns.max(), rows.max()] == box
+    assert sample.text.splitlines() == [
+        "the red ball [expected (40.0, 60.0, 440.0, 260.0)]",
+        "#1 (reward 1.9, accuracy 0.9, format 1): [1, 2, 30, 40]",
+        "#2 (reward 0, accuracy 0, cut at the limit): no idea",
+    ]
+
+
+def test_every_box_of_a_detection_is_drawn():
+    picture = Image.new("RGB", (100, 50), "white")
+    value = [{"bbox_2d": [10, 5, 30, 25], "label": "cat"}, {"bbox_2d": [60, 10, 90, 40], "label": "dog"}, "none"]
+    draw_boxes(picture, (100, 50), value, TRUE_COLOR)
+    rows, columns = np.nonzero((np.asarray(picture) == TRUE_COLOR).all(axis=2))
+    assert set(columns) == {*range(10, 31), *range(60, 91)} and set(rows) == {*range(5, 41)}
+
+
+def test_visualdl_gets_pictures_and_texts_some_fifty_times_a_run_and_goes_on_with_them(tmp_path, capsys):
+    reader = pytest.importorskip("visualdl").LogReader
+    for first, last in ((0, 5), (5, 9)):
+        tracker = Tracker(tmp_path, total_steps=100, first_step=first)
+        for step in range(first + 1, last + 1):
+            tracker.completions(step, [with_picture(tmp_path), scored_group()])
+        tracker.close()
+    assert capsys.readouterr().out == ""
+    (log,) = (tmp_path / "logs").glob("vdlrecords.*.log")
+    read = reader(file_path=str(log))
+    assert [record.id for record in read.get_data("image", "pictures/0")] == [1, 2, 4, 6, 8]
+    assert [record.id for record in read.get_data("text", "answers/1")] == [1, 2, 4, 6, 8]
+    assert "pictures/1" not in read.get_tags()["image"]  # its picture could not be read
+    with Image.open(BytesIO(read.get_data("image", "pictures/0")[-1].image.encoded_image_string)) as image:
+        assert (np.asarray(image.convert("RGB")) == TRUE_COLOR).all(axis=2).any()
+
+
+def test_a_tracker_that_fails_over_pictures_is_dropped_and_the_completions_stay(tmp_path, capsys):
+    tracker = Tracker(tmp_path, report_to=("none",))
+
+    def fail(step, samples):
+        raise OSError(28, "No space left on device")
+
+    tracker._trackers["visualdl"] = Outlet(lambda step, values: None, lambda: None, fail)
+    for step in (1, 2):
+        tracker.completions(step, [scored_group()])
+    tracker.close()
+    assert capsys.readouterr().err.count("visualdl failed") == 1
+    assert [row["step"] for row in lines(tmp_path / "completions.jsonl")] == [1, 1, 2, 2]
 
 
 def test_a_failing_tracker_is_named_once_and_the_metrics_go_on(tmp_path, capsys):
