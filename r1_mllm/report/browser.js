@@ -112,7 +112,8 @@
     const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
     state.page = Math.min(Math.max(0, state.page), pages - 1);
     const part = found.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE);
-    results.replaceChildren(...part.map(([group, rows]) => card(group, rows)));
+    const cards = part.map(([group, rows]) => card(group, rows));
+    results.replaceChildren(...(cards.length ? cards : [make("p", { class: "none" }, "no completion fits these filters")]));
     const count = found.reduce((sum, [, rows]) => sum + rows.length, 0);
     status.textContent = ` ${count} completions of ${found.length} prompts, page ${state.page + 1} of ${pages} `;
     back.disabled = state.page === 0;

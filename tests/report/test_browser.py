@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of completions and the comparison of runs: in the file, and in a real browser where there is one."""
 
-import html
 import json
 import re
-import shutil
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from r1_mllm.report import browser, page, several
+from r1_mllm.report import browser, page, pictures, several
 from r1_mllm.report.run_files import read_run
 
+from .. import chromium
 from .conftest import write_jsonl, write_run
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+in_browser = pytest.mark.skipif(chromium.PATH is None, reason="no Chromium on this machine")
 
 
 def data_of(text):
@@ -62,6 +59,10 @@ def two_runs(tmp_path):
     (second / "args.yaml").write_text("learning_rate: 0.0005\nmodel: <tiny>\noutput_dir: elsewhere\n")
     command = {"time": "2026-11-20T12:00:00Z", "command": "r1-mllm grpo --beta 0", "cwd": "/work"}
     write_jsonl(second / "commands.jsonl", [command])
+    rows = [json.loads(line) for line in (second / "completions.jsonl").read_text().splitlines()]
+    write_jsonl(
+        second / "completions.jsonl", [row | ({"task": "counting"} if row["step"] == 50 else {}) for row in rows]
+    )
     content = json.loads((second / "eval_after.json").read_text())
     for row in content["results"][:10]:
         row["correct"] = 0
@@ -86,60 +87,74 @@ def test_runs_of_the_same_name_are_told_apart():
     assert several.distinct_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
 
 
-def chromium(*options, timeout=90):
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--virtual-time-budget=4000",
-    ]
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=timeout, check=True).stdout
+@pytest.fixture(scope="module")
+def chrome():
+    with chromium.Browser() as found:
+        yield found
 
 
 @pytest.mark.slow
 @in_browser
-def test_filters_pages_and_boxes_work_in_a_browser(two_runs, tmp_path):
-    """A small script types into the filters; what the table then says is written into the page's title."""
-    text = page.write_reports(two_runs).read_text()
-    script = """<script>
-const say = () => document.querySelector('.pages .quiet').textContent.trim();
-const type = (name, value) => { const node = document.querySelector(`[name=${name}]`); node.value = value;
-  node.dispatchEvent(new Event('input')); };
-const heard = [say()];
-type('run', '1'); heard.push(say());
-type('from', '100'); heard.push(say());
-type('least', '1.5'); heard.push(say());
-for (const kind of ['truth', 'after']) heard.push(document.querySelectorAll(`.results rect.${kind}`).length);
-type('words', 'nothing like it'); heard.push(say());
-document.title = heard.join(' | ');
-</script></body>"""
-    (tmp_path / "driven.html").write_text(text.replace("</body>", script))
-    out = chromium("--dump-dom", f"file://{tmp_path}/driven.html")
-    heard = html.unescape(re.search(r"<title>(.*?)</title>", out)[1]).split(" | ")
-    assert heard == [
-        "32 completions of 8 prompts, page 1 of 1",
-        "16 completions of 4 prompts, page 1 of 1",
-        "8 completions of 2 prompts, page 1 of 1",
-        "4 completions of 2 prompts, page 1 of 1",
-        *("2", "4"),
-        "0 completions of 0 prompts, page 1 of 1",
-    ]
+def test_filters_pages_and_boxes_work_in_a_browser(two_runs, chrome):
+    chrome.size(1200, 900)
+    chrome.open(page.write_reports(two_runs).as_uri())
+
+    def status():
+        return chrome.run("document.querySelector('.pages .quiet').textContent.trim()")
+
+    def count(selector):
+        return chrome.run(f"document.querySelectorAll('.results {selector}').length")
+
+    assert status() == "32 completions of 8 prompts, page 1 of 1"
+    for field, value, expected in (
+        ("run", "1", "16 completions of 4 prompts"),
+        ("task", "counting", "4 completions of 1 prompts"),
+        ("task", "", "16 completions of 4 prompts"),
+        ("from", "100", "8 completions of 2 prompts"),
+        ("least", "1.5", "4 completions of 2 prompts"),
+    ):
+        chrome.type(f"[name={field}]", value)
+        assert status() == f"{expected}, page 1 of 1"
+    assert (count("rect.truth"), count("rect.after"), count("image")) == (2, 4, 2)
+    place = "document.querySelector('.results rect.truth').getAttribute"
+    assert [chrome.run(f"{place}({name!r})") for name in ("x", "y", "width", "height")] == ["30", "20", "60", "60"]
+    chrome.type("[name=words]", "nothing like it")
+    assert status() == "0 completions of 0 prompts, page 1 of 1"
+    assert "no completion fits" in chrome.run("document.querySelector('.results').textContent")
 
 
 @pytest.mark.slow
 @in_browser
-def test_a_screenshot_shows_charts_table_and_boxes_and_a_phone_needs_no_sideways_scrolling(run_folder, tmp_path):
-    path = page.write_report(run_folder)
-    shot = tmp_path / "page.png"
-    chromium("--window-size=1100,4600", f"--screenshot={shot}", f"file://{path}")
-    with Image.open(shot) as image:
+def test_many_prompts_are_leafed_through(run_folder, chrome):
+    rows = [json.loads(line) for line in (run_folder / "completions.jsonl").read_text().splitlines()]
+    write_jsonl(run_folder / "completions.jsonl", [{**row, "step": step} for step in range(1, 20) for row in rows[:4]])
+    chrome.open(page.write_report(run_folder).as_uri())
+    for _ in range(2):
+        chrome.run("document.querySelectorAll('.pages button')[1].click()")
+    text = chrome.run("document.querySelector('.pages').textContent")
+    assert "76 completions of 19 prompts, page 3 of 3" in text
+    assert chrome.run("document.querySelector('.results h3').textContent").startswith("step 17")
+    assert chrome.run("document.querySelectorAll('.pages button')[1].disabled") is True
+
+
+@pytest.mark.slow
+@in_browser
+def test_a_screenshot_shows_charts_table_and_boxes(run_folder, chrome, tmp_path):
+    chrome.size(1100, 900)
+    chrome.open(page.write_report(run_folder).as_uri())
+    with Image.open(chrome.screenshot(tmp_path / "page.png")) as image:
         colors = {color for _, color in image.convert("RGB").getcolors(1 << 24)}
-    for shown in ((0x2A, 0x6F, 0xDB), (0x19, 0xC3, 0x7D), (0xFF, 0x8A, 0x3D)):  # curve, true box, predicted box
+    for shown in ((0x2A, 0x6F, 0xDB), pictures.TRUE_COLOR, pictures.READ_COLOR):  # curve, true box, predicted box
         assert shown in colors
-    frame = f"""<iframe width="390" height="800" srcdoc="{html.escape(path.read_text(), quote=True)}"
-onload="document.title = this.contentDocument.documentElement.scrollWidth"></iframe>"""
-    (tmp_path / "phone.html").write_text(f"<!doctype html><title></title>{frame}")
-    out = chromium("--dump-dom", f"file://{tmp_path}/phone.html")
-    assert int(re.search(r"<title>(\d+)</title>", out)[1]) <= 390
+
+
+@pytest.mark.slow
+@in_browser
+def test_a_phone_needs_no_sideways_scrolling_and_no_text_leaves_its_tile(two_runs, chrome):
+    chrome.size(360, 740, phone=True)
+    for path in (page.write_reports(two_runs), page.write_report(two_runs[0])):
+        chrome.open(path.as_uri())
+        chrome.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert chrome.run("document.documentElement.scrollWidth") <= 360
+    wide = "[...document.querySelectorAll('.tile b')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    assert chrome.run("document.querySelectorAll('.tile b').length") == 5 and chrome.run(wide) == 0
