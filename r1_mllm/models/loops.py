@@ -162,7 +162,7 @@ def _largest(row):
     return top
 
 
-@njit(**_OPTIONS)
+@njit(inline="always")  # as a function of its own, a process that compiles it gets other bits than one that loads it
 def _softmax_row(row):
     top = _largest(row)
     total = F4(0.0)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled loops against plain numpy in float64, and the network with them against the network without."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +195,26 @@ def test_nan_and_infinity_are_not_hidden():
     logits, logp = np.array([[0.0, np.nan], [np.nan, 0.0]], np.float32), empty(2)
     host.loops().pick_logp(logits, np.array([0, 1]), logp)
     assert np.isnan(logp).all()
+
+
+DIGEST = """
+import hashlib
+import numpy as np
+from r1_mllm.models import loops
+scores, mask = np.random.default_rng(0).standard_normal((2, 50, 77)).astype(np.float32)
+kept = scores.copy()
+loops.softmax(kept)
+loops.masked_softmax(scores, mask)
+print(hashlib.sha256(kept.tobytes() + scores.tobytes()).hexdigest())
+"""
+
+
+def test_a_process_that_compiles_computes_the_bits_of_one_that_finds_the_loops_compiled(tmp_path):
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", DIGEST], env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True
+        )
+        for _ in range(2)
+    ]
+    assert told[0].stdout == told[1].stdout and len(told[0].stdout) == 65, told
+    assert list(tmp_path.rglob("*.nbc"))

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import IO
 
 from r1_mllm import runtime
 
@@ -60,13 +61,13 @@ def command(train: Path, reward: Path, out: Path, steps: int, **flags: object) -
     return [sys.executable, "-m", "r1_mllm", "grpo", *(f"--{name}={value}" for name, value in settings.items())]
 
 
-def start(words: list[str], **environment: str) -> subprocess.Popen:
-    """Start a run in a session of its own."""
+def start(words: list[str], errors: IO | int = subprocess.PIPE, **environment: str) -> subprocess.Popen:
+    """Start a run in a session of its own; errors is where its standard error goes."""
     process = subprocess.Popen(
         words,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         start_new_session=True,
     )
     started.append(process.pid)
