@@ -15,6 +15,7 @@ from ..config.flags import parse
 from . import compare as comparison
 from .settings import (
     DataBench,
+    FolderBench,
     ForwardBench,
     LoadBench,
     MemoryBench,
@@ -120,7 +121,7 @@ def compare(argv: Sequence[str]) -> None:
     print(comparison.table(result))
 
 
-def _prepare(config: RolloutBench | ForwardBench) -> None:
+def _prepare(config: FolderBench) -> None:
     if min(config.prompts, config.gens, config.new, config.steps) < 1 or config.warmup < 0:
         raise runtime.Stop("prompts, gens, new and steps must be at least 1, warmup at least 0")
     _set_threads(config.threads)

@@ -13,8 +13,8 @@ from ..runtime import DATA, Stop
 
 
 @dataclass(frozen=True)
-class RolloutBench:
-    """Time sampling alone and compare a decode step with what the machine could do at best."""
+class FolderBench:
+    """A benchmark on a model, pictures and prompts that the peer saved."""
 
     model: str
     """Folder that tests/bench/bench_peer_step.py --save wrote: a model, prompts.json and images/."""
@@ -23,16 +23,13 @@ class RolloutBench:
     gens: int = 8
     """Completions per prompt."""
     new: int = 128
-    """Tokens per completion; stopping is suppressed."""
+    """Tokens per completion; where they are sampled, stopping is suppressed."""
     size: str | None = None
     """What the folder must hold, like side and prompt_tokens; None: anything."""
     side: int | None = None
     """Width and height of the folder's pictures, px."""
     prompt_tokens: int | None = None
     """Length of the folder's prompts, visual tokens included."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
     steps: int = 6
     """Measured repetitions."""
     warmup: int = 2
@@ -42,6 +39,15 @@ class RolloutBench:
     seed: int = 0
     json: str | None = None
     """File that also receives the printed line."""
+
+
+@dataclass(frozen=True)
+class RolloutBench(FolderBench):
+    """Time sampling alone and compare a decode step with what the machine could do at best."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,29 +66,12 @@ class StepBench(RolloutBench):
 
 
 @dataclass(frozen=True)
-class ForwardBench:
-    """Time scoring a step's completions, without and with gradients, and compare with its products alone."""
+class ForwardBench(FolderBench):
+    """Time scoring a step's completions of random tokens, without and with gradients, and compare with its products
+    alone."""
 
-    model: str
-    """Folder that tests/bench/bench_peer_step.py --save wrote."""
-    prompts: int = 1
-    gens: int = 8
-    """Completions per prompt, of random tokens."""
-    new: int = 128
-    """Tokens per completion."""
-    size: str | None = None
-    side: int | None = None
-    prompt_tokens: int | None = None
-    """size, side and prompt_tokens: what the folder must hold; None: anything."""
     tokens_per_pack: int = 8192
     recompute: bool = False
-    steps: int = 6
-    warmup: int = 2
-    threads: int = 0
-    """CPU threads; 0: OMP_NUM_THREADS, else all cores."""
-    seed: int = 0
-    json: str | None = None
-    """File that also receives the printed line."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +141,7 @@ def length_range(config: StepBench) -> tuple[int, int] | None:
     return int(low), int(high)
 
 
-def read_folder(config: RolloutBench) -> tuple[list[Example], dict[str, Any]]:
+def read_folder(config: FolderBench) -> tuple[list[Example], dict[str, Any]]:
     """Read the prompts and pictures of a folder, and what assets.json says it holds.
 
     A folder made for another size, side or prompt length than asked for ends the program.

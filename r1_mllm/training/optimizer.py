@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import paddle
@@ -64,6 +65,31 @@ class Rule:
             False,
         )
         # fmt: on
+
+
+class Clippable(Protocol):
+    """What `clip_and_count` needs of an optimizer."""
+
+    config: OptimizerConfig
+    num_steps: int
+
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply every summed gradient in place."""
+
+
+def clip_and_count(optimizer: Clippable, rate: float, grad_norm: float) -> Rule:
+    """Clip the summed gradients to max_grad_norm, count the step that begins, and give its rule.
+
+    Args:
+        rate: learning rate.
+        grad_norm: global L2 norm of the summed gradients; must be finite.
+    """
+    assert math.isfinite(grad_norm), "a non-finite gradient must not reach the weights"
+    limit = optimizer.config.max_grad_norm
+    if limit > 0 and grad_norm > limit:
+        optimizer.scale_gradients(limit / (grad_norm + 1e-6))
+    optimizer.num_steps += 1
+    return Rule(optimizer.config, optimizer.num_steps, rate)
 
 
 class AdamW:
@@ -130,12 +156,7 @@ class AdamW:
             rate: learning rate.
             grad_norm: as `grad_norm()` gave; must be finite.
         """
-        assert math.isfinite(grad_norm), "a non-finite gradient must not reach the weights"
-        limit = self.config.max_grad_norm
-        if limit > 0 and grad_norm > limit:
-            self.scale_gradients(limit / (grad_norm + 1e-6))
-        self.num_steps += 1
-        rule = Rule(self.config, self.num_steps, rate)
+        rule = clip_and_count(self, rate, grad_norm)
         if self._pool is None:
             self._update(self._shares[0], rule)
         else:

@@ -26,7 +26,7 @@ from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..runtime import Stop
 from . import sizing, state_file
-from .optimizer import AdamW, Rule
+from .optimizer import AdamW, clip_and_count
 from .state_file import STEP, State
 
 log = logging.getLogger(__name__)
@@ -178,12 +178,7 @@ class ShardedAdamW:
             rate: learning rate.
             grad_norm: as `grad_norm()` gave; must be finite.
         """
-        assert math.isfinite(grad_norm), "a non-finite gradient must not reach the weights"
-        limit = self.config.max_grad_norm
-        if limit > 0 and grad_norm > limit:
-            self.scale_gradients(limit / (grad_norm + 1e-6))
-        self.num_steps += 1
-        rule = Rule(self.config, self.num_steps, rate)
+        rule = clip_and_count(self, rate, grad_norm)
         for piece, gradient in self.sums.items():
             master = self.masters.get(piece)
             leaf = self._view(piece) if master is None else master
