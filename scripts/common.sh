@@ -85,58 +85,67 @@ set_up_cpu() { find_python cpu,dev,digits $needed $needed_for_tests; }
 # shellcheck disable=SC2086
 set_up() { if [ "$(count_gpus)" -gt 0 ]; then find_python gpu,dev,digits $needed; else set_up_cpu; fi; }
 
-# train TASK FLAG...: what run_grpo_TASK.sh does; the caller has set MODEL DATASET IMAGE_ROOT OUTPUT_DIR and the others.
-train() {
+# accumulate: sets GRADIENT_ACC, unless it is set, so that all devices together make up BATCH_SIZE.
+accumulate() {
     GRADIENT_ACC=${GRADIENT_ACC:-$((BATCH_SIZE / (PER_DEVICE_BATCH_SIZE * GPUS * NNODES)))}
     if [ "$GRADIENT_ACC" -lt 1 ]; then GRADIENT_ACC=1; fi
+}
+
+# help_if_asked COMMAND FLAG...: prints the command's help instead of doing anything, if that is among the flags.
+help_if_asked() {
+    asked=$1
+    shift
+    for word in "$@"; do
+        case $word in -h | --help) exec "$python" -m r1_mllm "$asked" --help ;; esac
+    done
+}
+
+# train TASK FLAG...: what run_grpo_TASK.sh does; the caller has set MODEL DATASET IMAGE_ROOT OUTPUT_DIR and the others.
+train() {
+    accumulate
     task=$1
     shift
     set -- --task "$task" --model_name_or_path "$MODEL" --dataset_name "$DATASET" --image_root "$IMAGE_ROOT" \
         --output_dir "$OUTPUT_DIR" --num_generations "$NUM_GENERATIONS" \
         --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$GRADIENT_ACC" "$@"
-    for word in "$@"; do
-        case $word in -h | --help) exec "$python" -m r1_mllm grpo --help ;; esac
-    done
+    help_if_asked grpo "$@"
     [ -e "$DATASET" ] || fail 65 "data set $DATASET is not there; get it with: $python -m r1_mllm data prepare $task"
     persist grpo "$@"
 }
 
 # fine_tune FLAG...: what run_sft*.sh do; the caller has set MODEL DATASET OUTPUT_DIR and the others.
 fine_tune() {
-    GRADIENT_ACC=${GRADIENT_ACC:-$((BATCH_SIZE / (PER_DEVICE_BATCH_SIZE * GPUS * NNODES)))}
-    if [ "$GRADIENT_ACC" -lt 1 ]; then GRADIENT_ACC=1; fi
+    accumulate
     if [ -n "${IMAGE_ROOT:-}" ]; then set -- --image_root "$IMAGE_ROOT" "$@"; fi
     set -- --model_name_or_path "$MODEL" --dataset_name "$DATASET" --output_dir "$OUTPUT_DIR" \
         --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$GRADIENT_ACC" "$@"
-    for word in "$@"; do
-        case $word in -h | --help) exec "$python" -m r1_mllm sft --help ;; esac
-    done
+    help_if_asked sft "$@"
     [ -e "$DATASET" ] || fail 65 "data set $DATASET is not there; set DATASET to a file of conversations (docs/sft.md)"
     persist sft "$@"
 }
 
-# train_stage FORM FLAG...: what stage*.sh do; the caller has set MODEL DATASET IMAGE_ROOT OUTPUT_DIR and the others.
-train_stage() {
+# stage FORM MODEL GENERATIONS EPOCHS FLAG...: what stage*.sh do; MODEL and GENERATIONS serve where no variable is set.
+stage() {
     form=$1
-    shift
-    set -- --form "$form" --model_name_or_path "$MODEL" --dataset_name "$DATASET" --image_root "$IMAGE_ROOT" \
+    from=$2
+    generations=$3
+    epochs=$4
+    shift 4
+    unless_given $# "curriculum up to stage $form (rendered scenes)" \
+        curriculum --config "$root/configs/curriculum.yaml" --until "$form"
+    set_up
+    NUM_GENERATIONS=${NUM_GENERATIONS:-$generations}
+    defaults 1
+    OUTPUT_DIR=${OUTPUT_DIR:-work_dirs/Qwen2.5-VL-3B-Curriculum/$form}
+    set -- --form "$form" --model_name_or_path "${MODEL:-$from}" \
+        --dataset_name "${DATASET:-$root/configs/data/curriculum_$form.yaml}" \
+        --image_root "${IMAGE_ROOT:-data/curriculum/grpo_data/images}" \
         --output_dir "$OUTPUT_DIR" --num_generations "$NUM_GENERATIONS" \
-        --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "${GRADIENT_ACC:-1}" "$@"
-    for word in "$@"; do
-        case $word in -h | --help) exec "$python" -m r1_mllm curriculum stage --help ;; esac
-    done
+        --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "${GRADIENT_ACC:-1}" \
+        --max_prompt_length 2048 --max_completion_length 256 --num_train_epochs "$epochs" --soft_iou False \
+        --bf16 "$precision" --logging_steps 1 --save_steps 100 --data_seed 42 "$@"
+    help_if_asked "curriculum stage" "$@"
     persist "curriculum stage" "$@"
-}
-
-# embedded_stage STAGE FLAG...: on a machine without a GPU, when nothing says what to train, the embedded curriculum.
-embedded_stage() {
-    stage=$1
-    shift
-    if [ "$(count_gpus)" -gt 0 ] || [ -n "${MODEL:-}${DATASET:-}${GPUS:-}" ] || [ $# -gt 0 ]; then return 0; fi
-    say "No GPU here and nothing else given: running the embedded curriculum up to stage $stage (rendered scenes)."
-    set_up_cpu
-    exec "$python" -m r1_mllm curriculum --config "$root/configs/curriculum.yaml" --until "$stage" \
-        ${OUTPUT_DIR:+--output_dir "$OUTPUT_DIR"}
 }
 
 # persist COMMAND FLAG...: start it, and start it again up to RESTARTS times when it ends with a failure that may pass.
@@ -168,14 +177,21 @@ start() {
     fi
 }
 
-# embedded_default TASK FLAG...: on a machine without a GPU, when nothing says what to train, train the small model.
+# unless_given COUNT WHAT WORD...: on a machine without a GPU, when no variable and none of COUNT flags says what to
+# train, run the embedded WHAT, `r1-mllm WORD...`, instead of the rest of the script.
+unless_given() {
+    if [ "$(count_gpus)" -gt 0 ] || [ -n "${MODEL:-}${DATASET:-}${GPUS:-}" ] || [ "$1" -gt 0 ]; then return 0; fi
+    say "No GPU here and nothing else given: running the embedded $2."
+    shift 2
+    set_up_cpu
+    exec "$python" -m r1_mllm "$@" ${OUTPUT_DIR:+--output_dir "$OUTPUT_DIR"}
+}
+
+# embedded_default TASK FLAG...: the small model that run_grpo_*.sh train unless something is given.
 embedded_default() {
     task=$1
     shift
-    if [ "$(count_gpus)" -gt 0 ] || [ -n "${MODEL:-}${DATASET:-}${GPUS:-}" ] || [ $# -gt 0 ]; then return 0; fi
-    say "No GPU here and nothing else given: running the embedded default for $task (rendered scenes, a small Qwen2.5-VL)."
-    set_up_cpu
-    exec "$python" -m r1_mllm quickstart --task "$task" ${OUTPUT_DIR:+--output_dir "$OUTPUT_DIR"}
+    unless_given $# "default for $task (rendered scenes, a small Qwen2.5-VL)" quickstart --task "$task"
 }
 
 # defaults PER_DEVICE_BATCH_SIZE: the variables people know; GPUS is what the machine has.

@@ -9,11 +9,7 @@
 set -eu
 . "$(dirname -- "$0")/common.sh"
 
-if [ "$(count_gpus)" -eq 0 ] && [ -z "${MODEL:-}${DATASET:-}${GPUS:-}" ] && [ $# -eq 0 ]; then
-    say "No GPU here and nothing else given: running the embedded default (rendered scenes, a small Qwen2.5-VL)."
-    set_up_cpu
-    exec "$python" -m r1_mllm quickstart reject ${OUTPUT_DIR:+--output_dir "$OUTPUT_DIR"}
-fi
+unless_given $# "default (rendered scenes, a small Qwen2.5-VL)" quickstart reject
 set_up
 BATCH_SIZE=${BATCH_SIZE:-32}
 defaults 1

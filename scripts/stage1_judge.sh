@@ -8,16 +8,4 @@
 set -eu
 . "$(dirname -- "$0")/common.sh"
 
-embedded_stage judge "$@"
-set_up
-NUM_GENERATIONS=${NUM_GENERATIONS:-4}
-BATCH_SIZE=1
-defaults 1
-MODEL=${MODEL:-Qwen/Qwen2.5-VL-3B-Instruct}
-DATASET=${DATASET:-$root/configs/data/curriculum_judge.yaml}
-IMAGE_ROOT=${IMAGE_ROOT:-data/curriculum/grpo_data/images}
-OUTPUT_DIR=${OUTPUT_DIR:-work_dirs/Qwen2.5-VL-3B-Curriculum/judge}
-
-train_stage judge \
-    --max_prompt_length 2048 --max_completion_length 256 --num_train_epochs 1 --soft_iou False \
-    --bf16 "$precision" --logging_steps 1 --save_steps 100 --data_seed 42 "$@"
+stage judge Qwen/Qwen2.5-VL-3B-Instruct 4 1 "$@" # form, model, completions per prompt, epochs

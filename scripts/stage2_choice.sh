@@ -8,16 +8,4 @@
 set -eu
 . "$(dirname -- "$0")/common.sh"
 
-embedded_stage choice "$@"
-set_up
-NUM_GENERATIONS=${NUM_GENERATIONS:-2}
-BATCH_SIZE=1
-defaults 1
-MODEL=${MODEL:-work_dirs/Qwen2.5-VL-3B-Curriculum/judge}
-DATASET=${DATASET:-$root/configs/data/curriculum_choice.yaml}
-IMAGE_ROOT=${IMAGE_ROOT:-data/curriculum/grpo_data/images}
-OUTPUT_DIR=${OUTPUT_DIR:-work_dirs/Qwen2.5-VL-3B-Curriculum/choice}
-
-train_stage choice \
-    --max_prompt_length 2048 --max_completion_length 256 --num_train_epochs 1 --soft_iou False \
-    --bf16 "$precision" --logging_steps 1 --save_steps 100 --data_seed 42 "$@"
+stage choice work_dirs/Qwen2.5-VL-3B-Curriculum/judge 2 1 "$@" # form, model, completions per prompt, epochs
