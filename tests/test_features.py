@@ -43,6 +43,13 @@ def test_every_feature_that_is_there_has_a_command_and_a_test():
     assert not bare
 
 
+def test_every_expectation_of_users_is_answered_with_a_command_and_a_test():
+    rows = table("## What users of trainers expect")
+    assert len(rows) == 17 and {len(row) for row in rows} == {10}
+    assert not [row[0] for row in rows if not re.match(r"[YPN]\b", row[7]) or "::" not in row[9] or not row[8]]
+    assert not [row[0] for row in rows if row[7] in ("P", "N")]  # what is missing is said
+
+
 def test_every_row_of_the_conformance_list_is_there():
     rows = table("## Conformance")
     assert len(rows) == 27

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import sys
 import typing
 from collections.abc import Iterable, Sequence
@@ -117,7 +118,9 @@ def split(argv: Iterable[str], kinds: dict[str, Any]) -> Given:
             given.pop(name, None)
             given[name] = current
         elif current is None:
-            raise Stop(f"unexpected argument {word!r}; flags start with --")
+            hydra = re.match(r"\+?[\w.]+=", word)
+            cure = "docs/migration.md says which flags verl's and EasyR1's keys are here" if hydra else ""
+            raise Stop(f"unexpected argument {word!r}; flags start with --" + (f"; {cure}" if cure else ""))
         else:
             current.append(word)
     return given

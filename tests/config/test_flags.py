@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from r1_mllm.config import EvalConfig, GrpoConfig, RewardConfig, flatten, save_args
+from r1_mllm.config import EvalConfig, GrpoConfig, RewardConfig, SftConfig, flatten, save_args
 from r1_mllm.config.flags import leaf_types, parse
 from r1_mllm.config.legacy_flags import LEGACY, RENAMED, VALUES
 from r1_mllm.runtime import USAGE, Stop
@@ -172,4 +172,5 @@ def test_every_setting_has_a_name_of_its_own():
 def test_no_flag_of_another_program_hides_one_of_ours():
     ours = leaf_types(GrpoConfig)
     assert not set(ours) & set(LEGACY) and not set(ours) & set(RENAMED)
-    assert set(RENAMED.values()) <= {*ours, *leaf_types(EvalConfig)} and {name for name, _ in VALUES} <= set(ours)
+    assert set(RENAMED.values()) <= {*ours, *leaf_types(EvalConfig), *leaf_types(SftConfig)}
+    assert {name for name, _ in VALUES} <= set(ours)

@@ -119,6 +119,15 @@ def test_without_evaluation_data_there_is_an_empty_list_and_a_warning(tmp_path):
     assert len(load(path, "test", eval_dataset_name=str(path))[0]) == 2
 
 
+def test_files_and_their_folders_may_be_listed_with_colons(tmp_path):
+    one, two = counting_file(tmp_path / "a", 2), counting_file(tmp_path / "b", 3)
+    examples, report = load(f"{one}:{two}", image_root=f"{tmp_path / 'a'}:{tmp_path / 'b'}")
+    assert [example.answer for example in examples] == [0, 1, 0, 1, 2] and len(report.datasets) == 2
+    assert examples[1].images[0].startswith(str(tmp_path / "a")) and str(tmp_path / "b") in examples[4].images[0]
+    with pytest.raises(ValueError, match="3 folders for 2 files"):
+        load(f"{one}:{two}", image_root="x:y:z")
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,11 +117,13 @@ def _entries(config: DataConfig, split: str, report: LoadReport) -> list[Entry]:
     name = config.dataset_name if training else config.eval_dataset_name or config.dataset_name
     if not name:
         raise ValueError("no data set given: pass --dataset_name FILE, FOLDER or MIXTURE.yaml")
+    wanted = config.dataset_train_split if training else config.dataset_test_split
+    if ":" in name and not os.path.exists(name):
+        return _listed(name, config.image_root, wanted)
     path = recipe.located(name, [Path()])
     if path.suffix in (".yaml", ".yml"):
         entries = recipe.read_mixture(path, training, own_file=training or bool(config.eval_dataset_name))
     elif training or config.eval_dataset_name or _has_split(path, config.dataset_test_split):
-        wanted = config.dataset_train_split if training else config.dataset_test_split
         entries = [Entry(path, name, split=wanted)]
     else:
         entries = []
@@ -129,6 +132,19 @@ def _entries(config: DataConfig, split: str, report: LoadReport) -> list[Entry]:
     for twice in _repeated([str(entry.path.resolve()) for entry in entries]):
         report.warn(f"{name}: {twice} is listed more than once, so its rows weigh more")
     return entries
+
+
+def _listed(names: str, roots: str | None, split: str) -> list[Entry]:
+    """Entries of VLM-R1's lists `a.jsonl:b.jsonl`, with one picture folder for all or `x:y`, one for each."""
+    files = names.split(":")
+    folders = (roots or "").split(":")
+    if len(folders) not in (1, len(files)):
+        raise ValueError(f"--image_root {roots}: {len(folders)} folders for {len(files)} files; give one for each")
+    folders = folders * len(files) if len(folders) == 1 else folders
+    return [
+        Entry(recipe.located(file, [Path()]), file, image_root=folder or None, split=split)
+        for file, folder in zip(files, folders, strict=True)
+    ]
 
 
 def _has_split(path: Path, split: str) -> bool:
