@@ -56,3 +56,21 @@ def test_every_command_in_running_text_has_known_flags(words):
     known = flags_of(tuple(word for word in found[:2] if re.fullmatch(r"-?-?[a-z]+", word)))
     typed = {word.replace("-", "_") for word in re.findall(r"(?<=--)[A-Za-z][\w-]*", words)}
     assert not typed - known, words
+
+
+ELSEWHERE = {"r1_mllm/tasks/colour.py", "scripts/model_merger.py"}
+"""A file the reader writes, and one of another project."""
+
+
+def test_every_file_and_test_that_is_named_is_there():
+    lost = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        named = set(re.findall(r"`((?:r1_mllm|docs|configs|scripts|eval|tests)/[\w/.-]+\.\w+)(?:::(\w+))?", text))
+        for file, test in sorted(named):
+            path = ROOT / file
+            if file not in ELSEWHERE and not path.is_file():
+                lost.append(f"{page.name}: {file}")
+            elif test and f"def {test}(" not in path.read_text(encoding="utf-8"):
+                lost.append(f"{page.name}: {file}::{test}")
+    assert not lost
