@@ -23,3 +23,11 @@ def test_a_few_kills_change_nothing(tmp_path):
     told = tool("killstorm").storm(kills=2, steps=6, seed=3, seconds=200, root=tmp_path)
     assert told["runs"] >= 1 and told["kills"] >= 1
     assert not any(told[name] for name in ("unequal", "damaged", "failed", "orphans")), told
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_its_run_at_once_and_changes_nothing(tmp_path):
+    storm = tool("rankstorm")
+    told = storm.storm(kills=1, steps=6, seed=5, root=tmp_path)
+    assert told["kills"] == 1 and told["runs"] >= 1
+    assert not any(told[name] for name in storm.PROBLEMS), told
