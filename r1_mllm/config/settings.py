@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ class DataConfig:
     image_root: str | None = None
     data_policy: Literal["strict", "quarantine"] = "strict"
     """What to do with missing images and bad rows: stop and list them, or set them aside and count them."""
+    max_bad: str = "1%"
+    """Most rows that data_policy quarantine may set aside: a share of the data set (P%) or a number."""
     allow_outside_image_root: bool = False
     max_prompt_length: int = 1024
     """Tokens, visual ones included; longer prompts are dropped at load and counted."""
@@ -70,6 +73,10 @@ class DataConfig:
     data_seed: int = 42
     dataloader_num_workers: int | None = None
     """Threads that make the next step's prompts while this one is sampled; None: 2 with a GPU, 0 on a CPU."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d+|(\d{1,2}(\.\d+)?|100)%", self.max_bad):
+            raise ValueError(f"max_bad {self.max_bad!r}: a share of the rows such as 1%, or a number of rows")
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _dry(config: Settings, model: tuple[Processor | None, ModelArch | None]) -> 
     train, held_out = _scans(config, processor)
     print("\ndata")
     _print(*(scan.describe(found) for found in (train, held_out) if found))
-    ok = bool(train.examples) and (not train.problems or config.data.data_policy == "quarantine")
+    ok = bool(train.examples) and train.report.tolerated(config.data)
     if held_out:
         lines = scan.shared(train, held_out)
         _print(lines)

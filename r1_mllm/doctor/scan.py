@@ -67,7 +67,7 @@ def scan(
         ValueError: a data set that cannot be read at all.
     """
     name = data.dataset_name if split == "train" else data.eval_dataset_name or data.dataset_name
-    data = dataclasses.replace(data, data_policy="quarantine")
+    data = dataclasses.replace(data, data_policy="quarantine", max_bad="100%")
     try:
         found, report = load_examples(data, split, None, None, read_row)
     except ValueError as error:

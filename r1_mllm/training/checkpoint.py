@@ -40,7 +40,7 @@ from .companions import copy_companions
 WriteWeights = Callable[[Path], None]
 
 FREE_KEYS = frozenset(
-    "output_dir overwrite_output_dir resume_from_checkpoint logging_dir run_name logging_steps save_steps "
+    "output_dir overwrite_output_dir max_bad resume_from_checkpoint logging_dir run_name logging_steps save_steps "
     "save_total_limit eval_steps eval_num report_to log_completions stall_timeout reward_timeout "
     "dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
 )

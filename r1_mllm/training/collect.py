@@ -37,7 +37,9 @@ class Rollout:
     """What one rank sampled for a step."""
 
     groups: list[Group] = field(default_factory=list)
-    """The step's groups, with advantages."""
+    """The step's groups, with advantages; fewer, or none, where rows were dropped."""
+    most_groups: int = 0
+    """The most groups any rank has; 0: there is nothing to learn from."""
     dropped: list[Group] = field(default_factory=list)
     """Unmixed groups that were sampled and not used: without pixels, their advantages 0."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -54,12 +56,18 @@ class Rollout:
 
 
 def collect(run: Session, watch: Stopwatch) -> Rollout:
-    """Draw, encode, sample and score a step's groups and compare their completions; called on every rank."""
+    """Draw, encode, sample and score a step's groups and compare their completions; called on every rank.
+
+    Rows that went bad since the start are dropped; where that leaves no group on any rank, nothing is compared.
+    """
     rollout = Rollout()
     if run.config.rollout.dynamic_sampling:
         _collect_mixed(run, watch, rollout)
     else:
         rollout.groups = _sample(run, [run.stream.batch_size] * run.place.world, "rollout", watch, rollout)
+    rollout.most_groups = run.dropped.agree(run.examples, run.step + 1, len(rollout.groups), run.tracker.message)
+    if not rollout.most_groups:
+        return rollout
     assign_advantages(rollout.groups, run.weights, run.config)
     for group in rollout.dropped:
         group.advantages = np.zeros(len(group.completions))
@@ -91,7 +99,7 @@ def _collect_mixed(run: Session, watch: Stopwatch, rollout: Rollout) -> None:
         for group in _sample(run, lacking, phase, watch, rollout):
             (mixed if is_mixed(group, settings) else rollout.dropped).append(group)
         num_rounds += 1
-        num_filled = wanted - len(mixed)
+        num_filled = min(wanted - len(mixed), len(rollout.dropped))
         num_dropped = len(rollout.dropped) - num_filled  # the latest may have to fill the step
         rollout.dropped[:num_dropped] = map(_without_pixels, rollout.dropped[:num_dropped])
     rollout.groups = mixed + rollout.dropped[num_dropped:]
@@ -106,10 +114,13 @@ def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, r
     numbers = run.stream.draw(counts)
     if not numbers:
         return []
-    examples, prompts = [run.examples[i] for i in numbers], run.ahead.take(numbers)
+    numbers, prompts = run.dropped.take(run.ahead, numbers)
+    examples = [run.examples[i] for i in numbers]
     if run.step + run.config.training.steps_per_rollout < run.num_steps or run.config.rollout.dynamic_sampling:
         run.ahead.prepare(run.stream.peek())
     _add(rollout.seconds, "time/encode", watch.lap())
+    if not numbers:
+        return []
     seed = phase_seed(run.config.training.seed, run.step, phase, run.place.rank)
     beat("generate")
     expected = [run.lengths.get(number) for number in numbers] if run.lengths else None

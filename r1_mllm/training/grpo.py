@@ -46,7 +46,13 @@ def _train(run: Session, stop: StopRequest) -> None:
         watch, before = Stopwatch(), run.step
         rollout = collect(run, watch)
         seconds = rollout.seconds
-        parts = [(groups, pack_groups(groups, run.visual_ids, config)) for groups in _mini_batches(run, rollout.groups)]
+        if not rollout.most_groups:
+            run.tracker.message(
+                f"warning: every row drawn for step {run.step + 1} was dropped; the next ones are drawn"
+            )
+            after_step(run, before, stop, lambda when: evaluate_accuracy(run, when))
+            continue
+        parts = [(groups, pack_groups(groups, run.visual_ids, config)) for groups in _mini_batches(run, rollout)]
         beat("reference")
         for _, packs in parts:
             add_reference(packs, run.reference, config.rollout.temperature)
@@ -65,10 +71,11 @@ def _train(run: Session, stop: StopRequest) -> None:
         after_step(run, before, stop, lambda when: evaluate_accuracy(run, when))
 
 
-def _mini_batches(run: Session, groups: Sequence[Group]) -> list[Sequence[Group]]:
-    """Share a rollout's groups out to optimizer steps."""
-    size = run.config.training.mini_batch_size or len(groups)
-    return [groups[start : start + size] for start in range(0, len(groups), size)]
+def _mini_batches(run: Session, rollout: Rollout) -> list[Sequence[Group]]:
+    """Share a rollout's groups out to optimizer steps, of which every rank takes as many."""
+    most = rollout.most_groups
+    size = run.config.training.mini_batch_size or most
+    return [rollout.groups[start : start + size] for start in range(0, most, size)]
 
 
 def _update(run: Session, groups: Sequence[Group], packs: Packs) -> Update:

@@ -103,6 +103,7 @@ def keep_metrics(run: Session, update: Update, values: Mapping[str, float], num_
         "tokens_per_second": num_tokens / seconds,
         "skipped_steps": len(run.skipped),
         "memory/peak_gb": peak_gb(),
+        **run.dropped.metrics(),
     }
     if run.scale.active:
         shared["loss_scale"] = run.scale.value

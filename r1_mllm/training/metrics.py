@@ -16,7 +16,7 @@ from ..records import Group
 
 LATEST = (
     *("memory/peak_gb", "learning_rate", "epoch", "num_tokens", "num_generated_tokens", "skipped_steps"),
-    "loss_scale",
+    *("loss_scale", "dropped_rows"),
 )
 """Metrics of which the last value counts when several steps are logged together; the others are averaged."""
 
@@ -27,6 +27,8 @@ VERIFIER_FAILURES = ("timeout", "crash")
 
 def describe(groups: Sequence[Group]) -> dict[str, np.ndarray]:
     """Collect what one rank's rollout is worth: name -> [N, G] array (parts/NAME per reward)."""
+    if not groups:
+        return {}
     columns = {
         "rewards": np.stack([group.rewards for group in groups]),
         "lengths": np.array([[len(completion.ids) for completion in group.completions] for group in groups]),
@@ -48,7 +50,8 @@ def describe(groups: Sequence[Group]) -> dict[str, np.ndarray]:
 
 
 def join(ranks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Put the ranks' arrays behind each other; only what all of them have."""
+    """Put the ranks' arrays behind each other; only what all have that have any (a rank's rows may all be dropped)."""
+    ranks = [rank for rank in ranks if rank]
     names = [name for name in ranks[0] if all(name in rank for rank in ranks)]
     return {name: np.concatenate([rank[name] for rank in ranks]) for name in names}
 

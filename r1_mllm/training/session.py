@@ -35,6 +35,7 @@ from ..runtime import DATA, MODEL, Stop
 from ..tasks import asked_as
 from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
+from .dropped import DroppedRows, LostExample, identity, restored
 from .phases import PhaseWatch
 from .policy_model import manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
@@ -69,6 +70,8 @@ class Session:
     stream: Stream
     num_steps: int
     tracker: Tracker
+    dropped: DroppedRows
+    """Rows that went bad since the start."""
     step: int = 0
     """Optimizer steps taken."""
     num_tokens: int = 0
@@ -87,7 +90,8 @@ class Session:
     """Prompts of examples by number, made while the model samples."""
 
     def __post_init__(self) -> None:
-        self.ahead = Ahead(lambda number: self.encode(self.examples[number]), num_workers(self.config.data))
+        make = self.dropped.tried(lambda number: self.encode(self.examples[number]))
+        self.ahead = Ahead(make, num_workers(self.config.data))
 
     @property
     def ended(self) -> bool:
@@ -107,6 +111,8 @@ class Session:
 
     def encode(self, example: Example) -> Prompt:
         """Turn an example into what the model reads."""
+        if isinstance(example, LostExample):
+            raise Stop(example.message, DATA)
         try:
             return self.processor.encode(chat(example, self.processor, self.templates, self.config), example.images)
         except ValueError as error:
@@ -122,6 +128,7 @@ class Session:
             "window": self.window,
             "stopper": self.stopper.state(),
             "lengths": self.lengths,
+            "dropped": self.dropped.state(),
         }
         optimizer = None if self.config.training.save_only_model else self.optimizer.write_state
         self.run.save(self.step, self._write_weights, optimizer, state, self.source)
@@ -170,6 +177,7 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
     templates, rewards = _load_words(config)
     load = load or load_questions
     examples, report = load("train", config, processor, templates)
+    examples = restored(examples, config)
     eval_examples, eval_report = load("eval", config, processor, templates)
     eval_examples = eval_examples[: config.training.eval_num]
     num_shared(examples, eval_examples)
@@ -205,6 +213,7 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
         stream=stream,
         num_steps=num_steps,
         stopper=Stopper(config.stopping),
+        dropped=DroppedRows(config.data, report, run.output_dir if place.rank == 0 else None),
         tracker=_open_tracker(config, num_steps, point.step if point else 0, place.rank),
     )
     if point:
@@ -249,9 +258,7 @@ def fingerprint(examples: Sequence[Example]) -> str:
     """Hash what is asked and what counts as right, so that a run never continues on other data."""
     digest = hashlib.sha256()
     for example in examples:
-        pictures = [hashlib.sha256(p).hexdigest() if isinstance(p, bytes) else p for p in example.images]
-        answer = sorted(example.answer) if isinstance(example.answer, frozenset) else example.answer
-        digest.update(repr((example.task, example.form, example.question, answer, pictures)).encode())
+        digest.update(identity(example).encode())
     return digest.hexdigest()
 
 
@@ -335,6 +342,7 @@ def _restore(session: Session, point: checkpoint.ResumePoint) -> None:
     session.step, session.num_tokens = point.step, int(state["num_tokens"])
     session.skipped, session.window = list(state["skipped"]), list(state["window"])
     session.lengths = {int(number): length for number, length in state.get("lengths", {}).items()}
+    session.dropped.restore(state.get("dropped", {}))
     if "stopper" in state:
         session.stopper.restore(state["stopper"])
     point.restore_rng(session.place.rank)

@@ -32,6 +32,7 @@ from ..runtime import DATA, NONFINITE, Stop
 from ..tasks import conversation
 from ..tasks.templates import Templates
 from . import memory
+from .dropped import LostExample
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .optimizer import AdamW, learning_rate
 from .session import Session, load_questions, load_within, num_workers, open_session
@@ -114,6 +115,8 @@ def _turns(example: Example, config: SftConfig) -> Sequence[conversation.Turn]:
 
 def encode(run: Session, example: Example) -> Group:
     """Make a conversation a pair to learn."""
+    if isinstance(example, LostExample):
+        raise Stop(example.message, DATA)
     try:
         prompt, ids = lesson(run.processor, _turns(example, run.config), example.images)
     except ValueError as error:
@@ -122,7 +125,8 @@ def encode(run: Session, example: Example) -> Group:
 
 
 def _train(run: Session, stop: StopRequest, evaluate: Callable[[str], None]) -> None:
-    ahead = Ahead(lambda number: encode(run, run.examples[number]), num_workers(run.config.data))
+    make = run.dropped.tried(lambda number: encode(run, run.examples[number]))
+    ahead = Ahead(make, num_workers(run.config.data))
     try:
         _take_steps(run, ahead, stop, evaluate)
     finally:
@@ -132,9 +136,12 @@ def _train(run: Session, stop: StopRequest, evaluate: Callable[[str], None]) -> 
 def _take_steps(run: Session, ahead: Ahead[Group], stop: StopRequest, evaluate: Callable[[str], None]) -> None:
     while run.step < run.num_steps:
         watch, before = Stopwatch(), run.step
-        pairs = ahead.take(run.stream.next())
+        _, pairs = run.dropped.take(ahead, run.stream.next())
         if run.step + 1 < run.num_steps:
             ahead.prepare(run.stream.peek())
+        if not run.dropped.agree(run.examples, run.step + 1, len(pairs), run.tracker.message):
+            after_step(run, before, stop, evaluate)
+            continue
         seconds = {"time/encode": watch.lap()}
         training = run.config.training
         update = supervised_update(

@@ -41,8 +41,10 @@ def phase_seed(seed: int, step: int, phase: str, rank: int) -> int:
 
 def assign_advantages(groups: Sequence[Group], weights: np.ndarray, config: GrpoConfig) -> None:
     """Fill in every group's advantages ([G]) from its rewards and their weights [K]."""
-    rewards = np.stack([group.rewards for group in groups]).astype(np.float64)
-    parts = np.stack([np.stack(list(group.parts.values()), axis=-1) for group in groups])  # [N, G, K]
+    num_generations, num_rewards = config.rollout.num_generations, len(weights)
+    rewards, parts = np.zeros((len(groups), num_generations)), np.zeros((len(groups), num_generations, num_rewards))
+    for i, group in enumerate(groups):
+        rewards[i], parts[i] = group.rewards, np.stack(list(group.parts.values()), axis=-1)
     values = advantages.compute(rewards, parts, weights, config.objective, gather=_gather)
     for group, value in zip(groups, values, strict=True):
         group.advantages = value
@@ -58,7 +60,7 @@ def pack_groups(groups: Sequence[Group], visual_ids: Collection[int], config: Gr
     bnpo averages micro-batches, so its packs do not cross them; the other losses pack the whole step together.
     """
     objective, training = config.objective, config.training
-    size = training.per_device_train_batch_size if objective.loss_type == "bnpo" else len(groups)
+    size = training.per_device_train_batch_size if objective.loss_type == "bnpo" else max(1, len(groups))
     micro_batches = [groups[start : start + size] for start in range(0, len(groups), size)]
     truncated = objective.mask_truncated_completions
     at_least = threads.count()
@@ -120,7 +122,7 @@ def accumulate_gradients(model: QwenVL, packs: Packs, optimizer: AdamW, scale: L
     statistics = [
         policy.statistics(logp, batch, config.objective) for logp, (batch, _) in zip(logps, packs, strict=True)
     ]
-    update.rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in statistics[0]}
+    update.rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in (statistics or [{}])[0]}
     return update
 
 
@@ -172,8 +174,10 @@ def offenders(
     model: QwenVL, groups: Sequence[Group], packs: Packs, visual_ids: Collection[int], config: GrpoConfig
 ) -> list[Group]:
     """Find the groups that give a non-finite loss or gradient on their own; the model's gradients are dropped."""
-    counts = packs[0][1]
     found = []
+    if not packs:
+        return found
+    counts = packs[0][1]
     for group in groups:
         pieces = pack([group], config.training.tokens_per_pack, visual_ids)
         for batch in pieces:

@@ -179,7 +179,9 @@ def test_quarantine_removes_counts_and_writes_them(tmp_path):
     (tmp_path / "images" / "1.png").unlink()
     with path.open("a") as file:
         file.write('{"broken\n{"question": "How many?", "ground_truth": "many", "image_path": "images/0.png"}\n')
-    kept, report = load(path, data_policy="quarantine", quarantine_file=tmp_path / "out" / "quarantine.jsonl")
+    kept, report = load(
+        path, data_policy="quarantine", max_bad="60%", quarantine_file=tmp_path / "out/quarantine.jsonl"
+    )
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert [example.answer for example in kept] == [0, 2]
     assert sorted((line["where"].rsplit(":", 1)[1], line["field"]) for line in lines) == [
@@ -188,6 +190,21 @@ def test_quarantine_removes_counts_and_writes_them(tmp_path):
         ("5", "row"),
     ]
     assert report.datasets[0].num_rows == 5 and "3 rows set aside" in report.warnings[0]
+
+
+def test_more_bad_rows_than_max_bad_allows_are_an_error_that_names_them(tmp_path):
+    path = counting_file(tmp_path, 300, images=False)
+    for number in range(297):
+        picture(tmp_path / "images" / f"{number}.png")
+    assert len(load(path, data_policy="quarantine", quarantine_file=None)[0]) == 297  # 3 of 300 are 1%
+    (tmp_path / "images" / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"4 of 300 rows are bad, --max_bad 1% allows 3: .*--max_bad 4") as caught:
+        load(path, data_policy="quarantine", quarantine_file=None)
+    assert f"{path}:1: image " in str(caught.value)
+    assert len(load(path, data_policy="quarantine", max_bad="4", quarantine_file=None)[0]) == 296
+    for wrong in ("101%", "some", "-1", "0.5"):
+        with pytest.raises(ValueError, match=f"max_bad '{wrong}'"):
+            DataConfig(max_bad=wrong)
 
 
 @pytest.mark.parametrize("policy", ["strict", "quarantine"])

@@ -173,7 +173,7 @@ def test_a_dry_run_of_broken_data_ends_as_the_run_would(folder, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([*argv, "--dry-run"])
     assert ended.value.code == DATA
-    cli.main([*argv, "--dry_run", "True", "--data_policy", "quarantine"])
+    cli.main([*argv, "--dry_run", "True", "--data_policy", "quarantine", "--max_bad", "1"])
 
 
 def test_a_dry_run_of_conversations_shows_what_is_learnt(folder, capsys):

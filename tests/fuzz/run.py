@@ -129,7 +129,7 @@ def jsonl(path: Path) -> None:
     from r1_mllm.config import DataConfig
     from r1_mllm.data.mixture import load_examples
 
-    options = {"dataset_name": str(path), "data_policy": "quarantine", "image_root": str(HERE)}
+    options = {"dataset_name": str(path), "data_policy": "quarantine", "max_bad": "100%", "image_root": str(HERE)}
     refusals = []
     for task in ("counting", "rec", "math", "vqa", None):
         try:

@@ -53,7 +53,11 @@ def test_every_picture_is_used_or_named_with_its_reason(pathological_case):
 
 def load(case, name, policy="quarantine"):
     config = DataConfig(
-        dataset_name=str(case / "data" / name), image_root=str(case / "images"), task="vqa", data_policy=policy
+        dataset_name=str(case / "data" / name),
+        image_root=str(case / "images"),
+        task="vqa",
+        data_policy=policy,
+        max_bad="100%",
     )
 
     def whole(example):

@@ -270,7 +270,7 @@ def test_unreadable_pictures_and_control_tokens_are_found_before_training(config
 
 def test_rows_set_aside_stay_listed_in_the_run_that_left_them_out(configure, scenes, tmp_path):
     path = broken_pictures(scenes, tmp_path)
-    settings = {"dataset_name": str(path), "eval_dataset_name": str(path), "data_policy": "quarantine"}
+    settings = {"dataset_name": str(path), "eval_dataset_name": str(path), "data_policy": "quarantine", "max_bad": "2"}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "old.txt").write_text("an earlier run")
     run = open_session(configure(overwrite_output_dir=True, **settings))

@@ -39,6 +39,8 @@ class DatasetCount:
     num_taken: int = 0
     """Rows the sampling strategy chose."""
     num_kept: int = 0
+    num_broken: int = 0
+    """Rows that could not even be read, so that no strategy chose among them."""
 
 
 @dataclass
@@ -55,11 +57,26 @@ class LoadReport:
         self.warnings.append(message)
         log.warning("%s", message)
 
+    @property
+    def bad_rows(self) -> set[str]:
+        """Places of the rows set aside."""
+        return {problem.where for problem in self.problems}
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that were wanted, bad ones included."""
+        return sum(count.num_taken + count.num_broken for count in self.datasets)
+
+    def tolerated(self, config: DataConfig) -> bool:
+        """Say whether data_policy and max_bad let a run go on without the rows set aside."""
+        most = quarantine.allowed_bad(config.max_bad, self.num_rows)
+        return not self.problems or (config.data_policy == "quarantine" and len(self.bad_rows) <= most)
+
     def write_quarantine(self, path: Path) -> None:
         """Write the rows set aside to a file; not touched when there are none."""
         if self.problems:
             quarantine.write(self.problems, path)
-            self.warn(f"{len({problem.where for problem in self.problems})} rows set aside; they are listed in {path}")
+            self.warn(f"{len(self.bad_rows)} rows set aside; they are listed in {path}")
 
     def summary(self) -> str:
         """One line per data set."""
@@ -90,8 +107,11 @@ def load_examples(
     examples: list[Example] = []
     for entry in _entries(data_config, split, report):
         examples.extend(_load_entry(entry, data_config, forms, report, check, read_row))
-    if report.problems and data_config.data_policy == "strict":
-        raise ValueError(quarantine.explain(report.problems))
+    if not report.tolerated(data_config):
+        told = quarantine.explain(report.problems)
+        if data_config.data_policy == "quarantine":
+            told = f"{quarantine.too_many(len(report.bad_rows), report.num_rows, data_config.max_bad)}\n{told}"
+        raise ValueError(told)
     if quarantine_file is not None:
         report.write_quarantine(Path(quarantine_file))
     if not examples and split == "train":
@@ -178,7 +198,7 @@ def _load_entry(
     found = [(_read_example(row, where, entry, settings, problems), row) for row, where in chosen]
     found = [(example, row) for example, row in found if example is not None]
     kept = _formed(found, entry, config, forms, check, problems)
-    report.datasets.append(DatasetCount(entry.name, size + num_broken, len(chosen), len(kept)))
+    report.datasets.append(DatasetCount(entry.name, size + num_broken, len(chosen), len(kept), num_broken))
     report.problems.extend(problems)
     return kept
 

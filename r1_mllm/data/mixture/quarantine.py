@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ class Problem:
     """row or image."""
     message: str
     row: Mapping[str, Any] | None = None
+
+
+def allowed_bad(most: str, num_rows: int) -> int:
+    """How many of `num_rows` rows may be bad: `most` is a number, or a share P% (rounded down)."""
+    share = most.removesuffix("%")
+    return int(Fraction(share) * num_rows / 100) if most.endswith("%") else int(share)
+
+
+def too_many(num_bad: int, num_rows: int, most: str) -> str:
+    """Say that more rows are bad than max_bad allows."""
+    return (
+        f"{num_bad} of {num_rows} rows are bad, --max_bad {most} allows {allowed_bad(most, num_rows)}: "
+        f"mend them, or pass --max_bad {num_bad}"
+    )
 
 
 def explain(problems: Sequence[Problem]) -> str:
