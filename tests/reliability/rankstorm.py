@@ -27,7 +27,7 @@ EXIT_SECONDS = 10.0
 """The launcher must be gone so soon after one of its ranks."""
 GONE_SECONDS = 3.0
 """The kernel takes a moment to end what a process leaves behind."""
-PROBLEMS = ("unequal", "damaged", "failed", "late", "code 0", "left behind")
+PROBLEMS = ("unequal", "damaged", "failed", "late", "unnoticed", "left behind")
 
 Process = tuple[int, str]
 """Process id, and when it started: an id alone may come again."""
@@ -110,7 +110,7 @@ def kill_one(process: subprocess.Popen, rng: random.Random, told: dict[str, floa
     told["kills"] += 1
     told["slowest exit"] = max(told["slowest exit"], round(seconds, 1))
     told["late"] += seconds > EXIT_SECONDS
-    told["code 0"] += code == 0
+    told["unnoticed"] += code == 0
     told["left behind"] += len(left_behind(tree, process.pid))
     print(f"kill {told['kills']}: code {code} after {seconds:.1f} s", file=sys.stderr, flush=True)
     return True
