@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from r1_mllm import cli
+
 from .parsing import check, flags_of
-from .reading import FENCE, ROOT, anchors, blocks, lines, links, needs, pages
+from .reading import FENCE, ROOT, anchors, blocks, lines, links, needs, pages, rows
 
 LINES = [line for page in pages() for block in blocks(page) for line in lines(block)]
 
@@ -74,3 +76,9 @@ def test_every_file_and_test_that_is_named_is_there():
             elif test and f"def {test}(" not in path.read_text(encoding="utf-8"):
                 lost.append(f"{page.name}: {file}::{test}")
     assert not lost
+
+
+def test_every_command_has_a_test_that_does_its_work():
+    table = rows("docs/features.md", "## Every command and a test")
+    assert [row[0] for row in table] == [f"`r1-mllm {name}`" for name in cli.COMMANDS]
+    assert not [row[0] for row in table if "::test_" not in row[1]]
