@@ -23,7 +23,7 @@ def test_the_ranked_list_is_answered_row_by_row():
 def test_what_is_to_be_set_is_known():
     known = {**leaf_types(GrpoConfig), **leaf_types(EvalConfig), "dry_run": bool}
     typed = [words for row in SYMPTOMS for words in re.findall(r"`(--[^`]*)`", row[3])]
-    assert len(typed) > 40
+    assert len(typed) > 25
     for words in typed:
         split(shlex.split(words), known)
 
