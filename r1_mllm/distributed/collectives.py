@@ -13,6 +13,7 @@ import paddle
 import paddle.distributed as dist
 
 from .gate import meet
+from .heartbeat import waiting
 
 _BUCKET_ELEMENTS = 1 << 24
 """Gradients are exchanged together up to this many numbers (64 MB of float32)."""
@@ -23,6 +24,7 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+@waiting()
 def sum_gradients(parameters: Iterable[paddle.Tensor]) -> None:
     """Replace each trainable parameter's gradient (its own shape) by the sum over all ranks, in float32.
 
@@ -69,6 +71,7 @@ def _sum_bucket(parameters: list[paddle.Tensor]) -> None:
             parameter.grad.set_value(total.astype(parameter.grad.dtype))
 
 
+@waiting()
 def sum_scalars(values: Mapping[str, float]) -> dict[str, float]:
     """Return each number summed over all ranks, in float64; every rank must give the same names."""
     if world() == 1:
@@ -80,6 +83,7 @@ def sum_scalars(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(names, total.tolist(), strict=True))
 
 
+@waiting()
 def gather_objects(value: Any) -> list[Any]:
     """Return every rank's value, in rank order, on every rank."""
     if world() == 1:
@@ -90,6 +94,7 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+@waiting()
 def broadcast_object(value: Any, source: int = 0) -> Any:
     """Return the value rank `source` gave."""
     if world() == 1:
@@ -100,6 +105,7 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
     return box[0]
 
 
+@waiting()
 def barrier() -> None:
     """Wait until every rank is here."""
     if world() > 1:

@@ -14,6 +14,8 @@ from multiprocessing.connection import Client, Connection, Listener
 
 import paddle.distributed as dist
 
+from .heartbeat import waiting
+
 _connections: list[Connection] = []
 """Rank 0: to every other process; elsewhere: to rank 0; empty where exchanges wait by themselves."""
 
@@ -35,6 +37,7 @@ def open_gate(rank: int, world: int) -> None:
     _connections.append(Client((host, port), authkey=key))
 
 
+@waiting()
 def meet() -> None:
     """Wait until every process is here.
 

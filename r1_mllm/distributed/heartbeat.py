@@ -2,16 +2,21 @@
 """Signs of life, and a watch that ends a process which gives none: stacks to a file, exit code 78.
 
 Two watches run: a thread of ours, which can say why and leave status.json, and, for hangs that keep the interpreter's
-lock, faulthandler's own timer, which needs no lock, writes the same stacks 15 s later and ends with code 1.
+lock, faulthandler's own timer, which needs no lock, writes the same stacks 8 s later and ends with code 1.
+
+The processes of a run see each other through the files their stacks go to, in one folder: a file's time says when its
+process moved last, and stacks in it that it has stalled.  So a process that waits in an exchange is not stalled while
+another one moves, and when one is stalled all of them write their stacks and end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +24,9 @@ from ..runtime import STALLED
 
 FIRST_STEP_FACTOR = 3
 """Until the first step is done (loading, compiling, the evaluation before training) patience is longer by this."""
-BACKSTOP_SECONDS = 15.0
+BACKSTOP_SECONDS = 8.0
+PEER_SECONDS = 12.0
+"""A stalled process stays for so long at most, until every other one has written its stacks."""
 
 
 @dataclass
@@ -32,6 +39,8 @@ class Beat:
     """No step has been finished in this process."""
     at: float = 0.0
     """time.monotonic() seconds."""
+    waiting: bool = False
+    """For other processes."""
 
 
 latest = Beat()
@@ -50,6 +59,22 @@ def beat(phase: str, step: int | None = None) -> None:
     watch = _watch
     if watch is not None and latest.at - watch.armed > min(1.0, watch.seconds / 10):
         watch.arm()
+
+
+def alive() -> None:
+    """Say that the process is still at what it began last."""
+    beat(latest.phase)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """While entered, the process waits for others, and is not stalled as long as one of them moves."""
+    before, latest.waiting = latest.waiting, True
+    try:
+        yield
+    finally:
+        latest.waiting = before
+        alive()
 
 
 def finished(step: int) -> None:
@@ -88,6 +113,8 @@ class Watch:
         self.path, self.seconds, self.on_stall = file, seconds, on_stall
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file.open("w", encoding="utf-8")
+        self._peers = Peers(file)
+        self._shown = 0.0
         self._ended = threading.Event()
         self.arm()
         self._thread = threading.Thread(target=self._watch, name="r1-watch", daemon=True)
@@ -115,16 +142,63 @@ class Watch:
     def _watch(self) -> None:
         pause = min(1.0, self.seconds / 10)
         while not self._ended.wait(pause):
-            silent = time.monotonic() - latest.at
+            self._show()
+            if told := self._peers.look():
+                self._end(told)
+            moved = max(latest.at, self._peers.moved) if latest.waiting else latest.at
+            silent = time.monotonic() - moved
             if silent > self.patience:
-                self._end(silent)
+                where = f"in {latest.phase} after step {latest.step}; stacks in {self.path}"
+                self._end(f"nothing moved for {silent:.0f} s {where}")
+            if moved > self.armed + pause:
+                self.arm()
 
-    def _end(self, silent: float) -> None:
-        reason = f"nothing moved for {silent:.0f} s in {latest.phase} after step {latest.step}; stacks in {self.path}"
+    def _show(self) -> None:
+        """Let the other processes see when this one moved."""
+        if latest.at > self._shown:
+            self._shown = latest.at
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def _end(self, reason: str) -> None:
         try:
             self._file.write(reason + "\n")
             self._file.flush()
             faulthandler.dump_traceback(self._file, all_threads=True)
             self.on_stall(reason)
+            self._peers.wait()
         finally:
             os._exit(STALLED)  # whatever hangs would also hang an orderly end; workers die with their parent
+
+
+class Peers:
+    """What the files beside a process's own tell of the other processes of its run."""
+
+    def __init__(self, own: Path) -> None:
+        self._own, self._times = own, {}
+        self._began = own.stat().st_mtime_ns  # of the file system's clock, as the others' are
+        self.moved = 0.0
+        """time.monotonic() seconds at which another process was last seen to have moved."""
+
+    def look(self) -> str | None:
+        """See who has moved; why a process has ended that stalled since this one began to watch."""
+        for path, stat in self._files():
+            if not stat.st_size:
+                if self._times.get(path, stat.st_mtime_ns) != stat.st_mtime_ns:
+                    self.moved = time.monotonic()
+                self._times[path] = stat.st_mtime_ns
+            elif stat.st_mtime_ns > self._began:
+                return f"{path.stem}: {path.read_text(encoding='utf-8', errors='replace').partition(chr(10))[0]}"
+        return None
+
+    def wait(self) -> None:
+        """Wait until all have written their stacks, or ended."""
+        deadline = time.monotonic() + PEER_SECONDS
+        while time.monotonic() < deadline and any(not stat.st_size for _, stat in self._files()):
+            time.sleep(0.05)
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in sorted(self._own.parent.glob("rank*.txt")):
+            with contextlib.suppress(OSError):  # it may go at any moment
+                if path != self._own:
+                    yield path, path.stat()

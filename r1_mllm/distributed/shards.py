@@ -18,6 +18,7 @@ import paddle.distributed as dist
 
 from . import collectives
 from .gate import meet
+from .heartbeat import waiting
 
 BUCKET_ELEMENTS = 1 << 22
 """Numbers exchanged together (16 MB of float32)."""
@@ -103,6 +104,7 @@ class WorldShards:
         """Whether this process is the first owner of its slice: sums over owners count it once."""
         return self.rank < self.degree
 
+    @waiting()
     def reduce_to(self, owner: int, flat: paddle.Tensor) -> None:
         """Sum `flat` over all processes, in place on the owners of the slice; elsewhere its values are lost."""
         if self.world == 1:
@@ -113,6 +115,7 @@ class WorldShards:
         else:
             dist.all_reduce(flat)
 
+    @waiting()
     def broadcast_from(self, owner: int, flat: paddle.Tensor) -> None:
         """Replace `flat` everywhere by what the slice's owner holds."""
         if self.world > 1:
@@ -131,12 +134,14 @@ class HybridShards(WorldShards):
     sharding_group: dist.collective.Group
     data_group: dist.collective.Group
 
+    @waiting()
     def reduce_to(self, owner: int, flat: paddle.Tensor) -> None:
         """As WorldShards."""
         dist.reduce(flat, dst=self.sharding_group.ranks[owner], group=self.sharding_group)
         if self.index == owner and self.data_group.nranks > 1:
             dist.all_reduce(flat, group=self.data_group)
 
+    @waiting()
     def broadcast_from(self, owner: int, flat: paddle.Tensor) -> None:
         """As WorldShards."""
         dist.broadcast(flat, src=self.sharding_group.ranks[owner], group=self.sharding_group)
@@ -155,6 +160,7 @@ def open_shards(rank: int, world: int, degree: int) -> WorldShards:
     return HybridShards(rank, world, degree, groups.get_sharding_parallel_group(), groups.get_data_parallel_group())
 
 
+@waiting()
 def any_rank(value: bool) -> bool:
     """Say whether the value is true on any process; a small exchange of the world."""
     if collectives.world() == 1:

@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 
 from ..config import RolloutConfig
+from ..distributed import heartbeat
 from ..models.qwen_vl import QwenVL
 from ..records import Completion, Prompt
 from .admission import CacheBudget, by_expected_length
@@ -143,6 +144,7 @@ class Run:
         """Fill every row of every job."""
         waiting = deque(jobs)
         while waiting or self._num_live():
+            heartbeat.alive()
             if self._wants_regrid(waiting):
                 self._regrid(waiting)
             if self._num_live():

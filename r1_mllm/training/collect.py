@@ -19,7 +19,7 @@ import numpy as np
 from .. import rewards
 from ..config import GrpoConfig, RolloutConfig
 from ..distributed import collectives
-from ..distributed.heartbeat import beat
+from ..distributed.heartbeat import alive, beat
 from ..objectives.advantages import all_equal
 from ..records import Group
 from ..rewards.judge_reward import JudgeReward
@@ -145,6 +145,7 @@ def score(run: Session, groups: Sequence[Group]) -> None:
         judge.ask(groups)
     try:
         for group in groups:
+            alive()
             rewards.score(group, run.rewards, config)
     except ValueError as error:
         raise Stop(str(error), REWARDS) from error

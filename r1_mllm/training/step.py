@@ -19,7 +19,7 @@ import paddle
 from ..config import GrpoConfig
 from ..data.pack import pack
 from ..distributed import collectives
-from ..distributed.heartbeat import beat
+from ..distributed.heartbeat import alive, beat
 from ..models import lora, team, threads
 from ..models.qwen_vl import QwenVL
 from ..objectives import advantages, policy
@@ -88,7 +88,12 @@ def add_reference(packs: Packs, reference: QwenVL | None, temperature: float) ->
     if reference is None:
         return
     batches = [batch for batch, _ in packs]
-    logps = threads.run(lambda batch: reference.token_logp(batch, temperature).numpy(), batches)
+
+    def logp_of(batch: PackedBatch) -> np.ndarray:
+        alive()
+        return reference.token_logp(batch, temperature).numpy()
+
+    logps = threads.run(logp_of, batches)
     for batch, logp in zip(batches, logps, strict=True):
         batch.ref_logp = logp
 
