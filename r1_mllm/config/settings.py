@@ -44,6 +44,7 @@ class DataConfig:
     dataset_name: str = ""
     """A .yaml mixture, a .json/.jsonl/.parquet file, or a saved data-set folder."""
     eval_dataset_name: str | None = None
+    """Held-out rows, as dataset_name; None: dataset_name's own test split where it has one, else no evaluation."""
     form: tuple[Literal["open", "judge", "choice"], ...] = ("open",)
     """What questions are turned into: open leaves them, judge asks whether an answer is right, choice lists options;
     of several forms each example gets one.  Rows that are a judge or a choice already stay so."""
@@ -54,11 +55,13 @@ class DataConfig:
     dataset_train_split: str = "train"
     dataset_test_split: str = "test"
     image_root: str | None = None
+    """Folder that the rows' picture paths start in; None: the one the data file lies in."""
     data_policy: Literal["strict", "quarantine"] = "strict"
     """What to do with missing images and bad rows: stop and list them, or set them aside and count them."""
     max_bad: str = "1%"
     """Most rows that data_policy quarantine may set aside: a share of the data set (P%) or a number."""
     allow_outside_image_root: bool = False
+    """Let rows name pictures outside of image_root."""
     max_prompt_length: int = 1024
     """Tokens, visual ones included; longer prompts are dropped at load and counted."""
     min_pixels: int | None = None
@@ -184,6 +187,7 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainingConfig:
     output_dir: str = "work_dirs/grpo"
+    """Everything the run writes; a run that is there already goes on."""
     overwrite_output_dir: bool = False
     """Move an existing run aside and start anew."""
     resume_from_checkpoint: str = "auto"
@@ -203,7 +207,9 @@ class TrainingConfig:
     seed: int = 42
     logging_steps: int = 1
     save_steps: int = 100
+    """A checkpoint every so many steps, and at the end; 0: at the end only."""
     save_total_limit: int | None = 2
+    """The newest so many checkpoints stay; None: all."""
     save_only_model: bool = False
     """Checkpoints without optimizer state: a third of the space, and the run can only be restarted, not resumed."""
     eval_steps: int | None = None
@@ -211,10 +217,12 @@ class TrainingConfig:
     eval_num: int | None = None
     """Use only the first so many evaluation rows; None: all."""
     nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when a loss or gradient is not finite: end the run, or leave the step out."""
     stall_timeout: float = 600.0
     """Seconds without progress after which the stacks are written and the run ends (three times as many before the
     first step is done); 0: wait for ever."""
     report_to: tuple[str, ...] = ("visualdl",)
+    """visualdl, tensorboard, swanlab, wandb, none."""
     log_completions: bool = True
     logging_dir: str | None = None
     """Folder of the VisualDL log; None: output_dir/logs."""

@@ -37,12 +37,15 @@ class CheckConfig:
     task: str | None = None
     """None: what the rows or the mixture say."""
     image_root: str | None = None
+    """Folder that the rows' picture paths start in; None: the one the data file lies in."""
     split: str = "train"
     """Split of a folder that has several."""
     model_name_or_path: str | None = None
     """Folder of a checkpoint (its weights are not read): counts prompt tokens."""
     max_prompt_length: int = DataConfig.max_prompt_length
+    """Longer prompts count as dropped, when a model is given."""
     max_pixels: int | None = None
+    """Upper limit of a picture's area after resizing; None: the model's own."""
     num_workers: int = 4
     """Threads that decode pictures."""
     report: str | None = None

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +133,32 @@ def run(config: QuickstartConfig) -> Path:
     clock.tell("GRPO and the evaluations before and after are done")
     report = write_report(folder)
     clock.tell(f"report: {report}")
+    print(next_steps(folder, test), flush=True)
     return report
+
+
+def next_steps(folder: Path, test: Path) -> str:
+    """Commands that go on from here, as they work in this shell."""
+    found = shutil.which("r1-mllm")
+    ours = found is not None and Path(found).parent == Path(sys.executable).parent
+    program = "r1-mllm" if ours else f"{shlex.quote(_short(Path(sys.executable)))} -m r1_mllm"
+    row = json.loads(test.read_text(encoding="utf-8"))[0]
+    names = {"model": folder / "final", "picture": test.parent / row["image"], "args": folder / "args.yaml"}
+    model, picture, args = (shlex.quote(str(path)) for path in names.values())
+    question = shlex.quote(row.get("problem") or row["question"])
+    return "\n".join(
+        [
+            "Ask it:            " + f"{program} chat --model_path {model} --image {picture} {question}",
+            "Serve it:          " + f"{program} serve --model_path {model} --web",
+            "Train it further:  " + f"{program} grpo --config {args} --model_name_or_path {model} "
+            "--dataset_name YOURS.jsonl --image_root FOLDER --eval_dataset_name HELD_OUT.jsonl --output_dir runs/mine",
+        ]
+    )
+
+
+def _short(path: Path) -> str:
+    """The path from here where it lies below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 class Clock:

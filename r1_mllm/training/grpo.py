@@ -106,8 +106,12 @@ def _describe_rollout(run: Session, rollout: Rollout) -> dict[str, float]:
     run.num_tokens += tokens
     rewards = columns["rewards"][~columns["not_scored"]]
     run.stopper.observe(float(rewards.mean()) if rewards.size else math.nan, int(columns["lengths"].sum()))
+    described = metrics.of_rollout(columns)
+    names = ("reward", "frac_reward_zero_std", "completions/clipped_ratio")
+    if told := run.spread.observe(*(described[name] for name in names)):
+        run.tracker.message(f"warning: step {run.step + 1}: {told}")
     return (
-        metrics.of_rollout(columns)
+        described
         | sampling
         | user_reward_counts(run.rewards)
         | {

@@ -47,6 +47,8 @@ def to_the_end(run: Session, train: Callable[[StopRequest], None], evaluate: Cal
         evaluate("after")
         heartbeat.beat("export")
         run.export()
+        folder = run.run.output_dir
+        run.tracker.message(f"finished: the model is {folder / 'final'}; what happened: r1-mllm report {folder}")
     finally:
         run.close()
 

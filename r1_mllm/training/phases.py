@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which phase of a step takes the time, and a word when one takes far more than it should."""
+"""What is worth a word while a run goes on: a phase that takes far more time than it should, rewards that teach
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +42,32 @@ class PhaseWatch:
                 self.told.add(phase)
                 return f"{phase} takes {100 * share:.0f} % of the latest {WINDOW} steps' time; {CURES[phase]}"
         return None
+
+
+@dataclass
+class SpreadWatch:
+    """Counts the latest rollouts in which no answer earned more or less than the others to its question."""
+
+    in_a_row: int = 0
+    told: bool = False
+    """It is said once a run."""
+
+    def observe(self, reward: float, share_equal: float, share_cut: float) -> str | None:
+        """Take in one rollout; a warning when nothing could be learnt from the latest ten.
+
+        Args:
+            reward: mean of the rollout.  share_equal: of its groups, those whose rewards are all equal (0 to 1).
+            share_cut: of its completions, those cut at max_completion_length.
+        """
+        self.in_a_row = self.in_a_row + 1 if share_equal == 1 else 0
+        if self.in_a_row < WINDOW or self.told:
+            return None
+        self.told = True
+        text = (
+            f"in the latest {WINDOW} steps all answers to a question earned the same (mean reward {reward:.3g}), so "
+            "that nothing is learnt; read completions.jsonl or `r1-mllm report`: does the model know how to answer "
+            "(sft first, or another --prompt_template), and are the questions neither too hard nor too easy?"
+        )
+        if share_cut > 0.5:
+            text += f"  {100 * share_cut:.0f} % of the answers are cut: raise max_completion_length"
+        return text

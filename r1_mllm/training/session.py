@@ -36,7 +36,7 @@ from ..tasks import asked_as
 from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
 from .dropped import DroppedRows, LostExample, identity, restored
-from .phases import PhaseWatch
+from .phases import PhaseWatch, SpreadWatch
 from .policy_model import manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
 from .sharded import Optimizer, open_optimizer
@@ -86,6 +86,7 @@ class Session:
     lengths: dict[int, float] = field(default_factory=dict)
     """Example number -> mean tokens of its latest completions, any rank; kept where prompts may have to wait."""
     phases: PhaseWatch = field(default_factory=PhaseWatch)
+    spread: SpreadWatch = field(default_factory=SpreadWatch)
     ahead: Ahead[Prompt] = field(init=False)
     """Prompts of examples by number, made while the model samples."""
 

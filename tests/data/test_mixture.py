@@ -275,8 +275,8 @@ def test_the_task_may_come_from_entry_setting_or_row(tmp_path):
     assert load(path, task="rec")[0][0].task == "counting"
 
 
-def test_a_row_without_any_task_says_so(tmp_path):
-    with pytest.raises(ValueError, match="no task"):
+def test_a_row_without_any_task_says_so_and_names_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no task: .* known: rec, counting"):
         load(counting_file(tmp_path, 1), task=None)
 
 

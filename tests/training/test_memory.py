@@ -11,7 +11,7 @@ from r1_mllm.config import GrpoConfig, ModelConfig, SftConfig
 from r1_mllm.distributed import heartbeat
 from r1_mllm.runtime import MEMORY, Stop
 from r1_mllm.training import memory
-from r1_mllm.training.phases import PhaseWatch
+from r1_mllm.training.phases import PhaseWatch, SpreadWatch
 
 CHECKPOINT = Path(__file__).parents[1] / "golden/cases/e2e/checkpoint"
 MODEL = ModelConfig(model_name_or_path=str(CHECKPOINT))
@@ -73,3 +73,15 @@ def test_a_phase_that_dominates_ten_rollouts_is_named_once():
     assert len(told) == 1 and told[0].startswith("reward takes 3") and "verify_timeout" in told[0]
     # one of ten rollouts is slow: (9 * 0.01 + 4.0) / (9 * 0.81 + 4.8) = 33.8 %
     assert told[0].startswith("reward takes 34 % of the latest 10 steps' time")
+
+
+def test_rewards_without_any_spread_are_named_once_after_ten_rollouts_in_a_row():
+    watch = SpreadWatch()
+    shares = [1.0] * 9 + [0.75] + [1.0] * 25
+    told = {i: text for i, share in enumerate(shares) if (text := watch.observe(0.25, share, 0.1))}
+    assert list(told) == [19]  # the nine before the spread do not count
+    assert "mean reward 0.25" in told[19] and "cut" not in told[19]
+    watch = SpreadWatch()
+    assert [watch.observe(0.0, 1.0, 0.625) for _ in range(10)][-1].endswith(
+        "62 % of the answers are cut: raise max_completion_length"
+    )

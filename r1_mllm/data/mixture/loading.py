@@ -15,7 +15,7 @@ import numpy as np
 from ... import curriculum
 from ...config import DataConfig
 from ...records import Example
-from ...tasks import get_task, named_task
+from ...tasks import TASKS, get_task, named_task
 from .. import read
 from . import quarantine, recipe
 from .embedded import EmbeddedPictures
@@ -243,7 +243,10 @@ def _read_example(
     default_task, root, forms, read_row = settings
     task = entry.task or default_task or named_task(row)
     if not read_row and not isinstance(task, str):
-        raise ValueError(f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row")
+        raise ValueError(
+            f"{where}: no task: pass --task, or add `task` to the mixture's entry or the row; "
+            f"known: {', '.join(TASKS)} (docs/data.md#columns)"
+        )
     try:
         example = read_row(row, where) if read_row else curriculum.example_of(row, where, task, forms)
     except ValueError as error:
