@@ -61,7 +61,6 @@ class DataConfig:
     max_bad: str = "1%"
     """Most rows that data_policy quarantine may set aside: a share of the data set (P%) or a number."""
     allow_outside_image_root: bool = False
-    """Let rows name pictures outside of image_root."""
     max_prompt_length: int = 1024
     """Tokens, visual ones included; longer prompts are dropped at load and counted."""
     min_pixels: int | None = None
@@ -217,12 +216,10 @@ class TrainingConfig:
     eval_num: int | None = None
     """Use only the first so many evaluation rows; None: all."""
     nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do when a loss or gradient is not finite: end the run, or leave the step out."""
     stall_timeout: float = 600.0
     """Seconds without progress after which the stacks are written and the run ends (three times as many before the
     first step is done); 0: wait for ever."""
     report_to: tuple[str, ...] = ("visualdl",)
-    """visualdl, tensorboard, swanlab, wandb, none."""
     log_completions: bool = True
     logging_dir: str | None = None
     """Folder of the VisualDL log; None: output_dir/logs."""

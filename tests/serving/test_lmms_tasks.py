@@ -55,3 +55,22 @@ def test_every_task_names_functions_that_are_there():
         assert task["task"] == file.stem
         named = [value for value in task.values() if isinstance(value, str) and value.startswith("utils.")]
         assert len(named) == 5 and all(hasattr(utils(), name.removeprefix("utils.")) for name in named)
+
+
+def test_differing_answers_are_counted_and_end_with_1(tmp_path):
+    rows = [{"model_output": text, "correct": right} for text, right in (("a", 1), ("b", 0), ("c", 1))]
+    (tmp_path / "results.json").write_text(json.dumps({"results": rows}))
+    samples = [
+        {"doc_id": 2, "filtered_resps": "c", "acc": 1.0},
+        {"doc_id": 0, "resps": "<think></think>a", "filtered_resps": "a", "acc": 1.0},
+        {"doc_id": 1, "resps": "b", "filtered_resps": "", "acc": 0.0},
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    command = [
+        sys.executable,
+        str(TASKS / "compare.py"),
+        str(tmp_path / "results.json"),
+        str(tmp_path / "samples.jsonl"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 of 3 answers and 3 of 3 verdicts are equal" and done.returncode == 1
