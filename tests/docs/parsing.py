@@ -11,6 +11,7 @@ import re
 import runpy
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from unittest import mock
 
@@ -33,6 +34,10 @@ DATA = ("REC", "Counting/clevr_cogen_a_train", "GEO/GEOQA_R1V_Train_8K", "SAT/SA
 DATA += ("SAT/SAT_train_15000.jsonl", "SFT_data/sft/train_cla_det_math_.jsonl")
 
 
+MANY = 60
+"""Fields above which values are checked here."""
+
+
 class Understood(BaseException):
     """The command line was read to its end; holds the settings."""
 
@@ -43,10 +48,13 @@ def only_reading():
     real_cli, real_args = flags.tyro.cli, argparse.ArgumentParser.parse_args
     inside = []
 
-    def read_settings(*given, **options):
+    def read_settings(cls, **options):
+        if len(flags.leaf_types(cls)) > MANY and options["args"] != ["--help"]:
+            _check_values(flags.leaf_types(cls), options["args"])
+            raise Understood(cls)
         inside.append(1)
         try:
-            made = real_cli(*given, **options)
+            made = real_cli(cls, **options)
         finally:
             inside.pop()
         raise Understood(made)
@@ -64,6 +72,32 @@ def only_reading():
         mock.patch.object(runtime, "check_device"),
     ):
         yield
+
+
+def _check_values(kinds, argv):
+    """Check values against the fields' types, in a thousandth of the time that tyro takes for so many."""
+    given = []
+    for word in argv:
+        if word.startswith("--"):
+            name, has_value, value = word[2:].partition("=")
+            given.append((name, [value] if has_value else []))
+        else:
+            given[-1][1].append(word)
+    for name, values in given:
+        assert values and all(_fits(kinds[name], value) for value in values), (name, values)
+
+
+def _fits(kind, word):
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return word in map(str, inner)
+    if inner:  # X | None, tuple[X, ...]
+        return any(_fits(part, word) for part in inner if part is not Ellipsis)
+    if kind is type(None):
+        return word == "None"
+    with contextlib.suppress(ValueError):
+        return word in ("True", "False") if kind is bool else kind(word) is not None
+    return False
 
 
 def settings(words):

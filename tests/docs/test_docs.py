@@ -6,9 +6,10 @@ import re
 import pytest
 
 from r1_mllm import cli
+from r1_mllm.runtime import Stop
 
 from .parsing import check, flags_of
-from .reading import FENCE, ROOT, anchors, blocks, lines, links, needs, pages, rows
+from .reading import FENCE, ROOT, Block, anchors, blocks, lines, links, needs, pages, rows
 
 LINES = [line for page in pages() for block in blocks(page) for line in lines(block)]
 
@@ -16,6 +17,26 @@ LINES = [line for page in pages() for block in blocks(page) for line in lines(bl
 @pytest.mark.parametrize("line", LINES, ids=str)
 def test_every_command_line_is_understood(line, tmp_path):
     check(line, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "r1-mllm grpo --num_generation 4",
+        "r1-mllm grpo --num_generations many",
+        "r1-mllm grpo --loss_type gro",
+        "r1-mllm serve --port x --model_path m",
+        "r1-mllm train",
+        "bash scripts/run_grpo_rec.sh --max_step 3",
+        "python eval/test_rec.py --model m",
+        "python eval/test_nothing.py",
+        "scripts/nothing.sh",
+    ],
+)
+def test_what_is_not_understood_is_noticed(words, tmp_path):
+    (line,) = lines(Block("page.md", 1, "", words + "\n", "", ""))
+    with pytest.raises((AssertionError, Stop)):
+        check(line, tmp_path)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
@@ -82,3 +103,11 @@ def test_every_command_has_a_test_that_does_its_work():
     table = rows("docs/features.md", "## Every command and a test")
     assert [row[0] for row in table] == [f"`r1-mllm {name}`" for name in cli.COMMANDS]
     assert not [row[0] for row in table if "::test_" not in row[1]]
+
+
+def test_every_flag_in_the_table_of_features_is_known():
+    text = (ROOT / "docs/features.md").read_text(encoding="utf-8")
+    quoted = [words for words in re.findall(r"`([^`\n]*)`", text) if words.startswith("--")]
+    typed = {flag.replace("-", "_") for words in quoted for flag in re.findall(r"(?<=--)[A-Za-z][\w-]*", words)}
+    assert len(typed) > 40
+    assert not typed - flags_of(("grpo",)) - flags_of(("eval",)) - flags_of(("serve",)) - flags_of(("passk",))

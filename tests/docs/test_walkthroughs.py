@@ -13,6 +13,7 @@ import pytest
 
 from .reading import ROOT, SHELLS, blocks, lines, needs
 
+pytestmark = pytest.mark.timeout(900)  # one page is a minute's work on a quiet core
 SKIPPED = (".git", ".venv", ".venv-oracle", "runs", "work_dirs", "logs", "data", "build")
 
 
@@ -73,7 +74,7 @@ class Checkout:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=800,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
