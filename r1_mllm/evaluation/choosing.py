@@ -15,7 +15,6 @@ out_of_domain:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from ..config import EvalConfig
+from ..data.mixture.recipe import check_keys
 
 Domain = Literal["in", "out"]
 DOMAINS: dict[str, Domain] = {"in_domain": "in", "out_of_domain": "out"}
@@ -74,7 +74,7 @@ def read_sets(path: Path) -> list[SetChoice]:
         raise ValueError(f"--eval_sets {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not any(content.values()):
         raise ValueError(f"--eval_sets {path}: needs a list of sets under in_domain, out_of_domain or both")
-    _known(content, tuple(DOMAINS), str(path))
+    check_keys(content, tuple(DOMAINS), str(path))
     found = []
     for title, entries in content.items():
         if not isinstance(entries or [], list):
@@ -87,7 +87,7 @@ def read_sets(path: Path) -> list[SetChoice]:
 def _choice(entry: Any, where: str, domain: Domain) -> SetChoice:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise ValueError(f"{where} has no path")
-    _known(entry, ("name", "path", *OVERRIDES), where)
+    check_keys(entry, ("name", "path", *OVERRIDES), where)
     hints = get_type_hints(EvalConfig)
     given = []
     for field in OVERRIDES:
@@ -100,11 +100,3 @@ def _choice(entry: Any, where: str, domain: Domain) -> SetChoice:
             raise ValueError(f"{where}: {field} {value!r} is none of {', '.join(map(str, kinds))}")
         given.append((field, value))
     return SetChoice(entry["path"], domain, entry.get("name"), tuple(given))
-
-
-def _known(given: dict[str, Any], known: Sequence[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")

@@ -6,10 +6,10 @@ from __future__ import annotations
 import dataclasses
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import runtime
 from ..answers import boxes, tags
@@ -34,6 +34,7 @@ LABELS = (
     *("checkpoints", "ood_datasets", "eval_sets", "num_processes"),
 )
 """Settings that change no row."""
+Config, Result = TypeVar("Config"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,21 @@ def main(
         words: flags that stand before those typed, which win.
         prog: what the help calls the program; None: the name of the script.
     """
+    call(run, EvalConfig, description, argv, words, prog)
+
+
+def call(
+    job: Callable[[Config], Result],
+    kind: type[Config],
+    description: str,
+    argv: Sequence[str] | None = None,
+    words: Sequence[str] = (),
+    prog: str | None = None,
+) -> Result:
+    """Read a command line into settings of a kind and do the job with them; the other arguments as those of `main`."""
     typed = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(parse(EvalConfig, [*words, *typed], prog=prog or Path(sys.argv[0]).name, description=description))
+        return job(parse(kind, [*words, *typed], prog=prog or Path(sys.argv[0]).name, description=description))
     except runtime.Stop as stop:
         print(f"error: {stop}", file=sys.stderr)
         sys.exit(stop.code)
@@ -288,13 +301,7 @@ def _answer_share(config: EvalConfig, data_set: DataSet, templates: Templates, l
     """Answer and grade this process's examples; rows are kept as they come."""
     if shared.known:
         print(f"{len(shared.known)} rows are answered already; going on from there")
-    asked = EvalSettings(
-        method=config.method,
-        max_new_tokens=config.max_new_tokens,
-        seed=config.seed,
-        templates=templates,
-        system_prompt=config.system_prompt,
-    )
+    asked = EvalSettings.of(config, templates)
     limits = RewardConfig(iou_threshold=config.iou_threshold)
     try:
         answer_blocks(

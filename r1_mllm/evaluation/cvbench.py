@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Any, Literal
 
 from .. import runtime
 from ..config import EvalConfig
-from ..config.flags import parse
 from ..data.read import rows
 from ..records import Grade
 from ..report.intervals import wilson
@@ -76,13 +74,7 @@ class CvBenchConfig:
 
 def main(description: str, argv: Sequence[str] | None = None) -> None:
     """Run eval/test_cvbench.py; wrong input ends it with one message instead of a traceback."""
-    typed = list(sys.argv[1:] if argv is None else argv)
-    try:
-        config = parse(CvBenchConfig, typed, prog=Path(sys.argv[0]).name, description=description)
-        path = run(config)
-    except runtime.Stop as stop:
-        print(f"error: {stop}", file=sys.stderr)
-        sys.exit(stop.code)
+    path = command.call(run, CvBenchConfig, description, argv)
     if path is not None:
         print(f"Results saved to {path}")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config import RewardConfig
+from ..config import EvalConfig, RewardConfig
 from ..distributed.heartbeat import beat
 from ..records import Completion, Example, Grade, Prompt
 from ..report.intervals import wilson
@@ -35,6 +35,18 @@ class EvalSettings:
     templates: Mapping[str, Any] | None = None
     """Prompts that replace the task's own."""
     system_prompt: str | None = None
+
+    @classmethod
+    def of(cls, config: EvalConfig, templates: Mapping[str, Any] | None) -> EvalSettings:
+        """Take an evaluation's settings from its command line."""
+        return cls(
+            method=config.method,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+            templates=templates,
+            system_prompt=config.system_prompt,
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Layouts are those of tasks/layouts.py: AIME, MATH, GPQA, MathVision, MathVista, 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any
 
 from .. import runtime
 from ..config import EvalConfig, RewardConfig, RolloutConfig
-from ..config.flags import parse
 from ..records import Example
 from ..report.intervals import wilson_of_means
 from ..tasks.templates import Templates, load_templates
 from . import shards
-from .command import DataSet, find_model, load_sets, set_fingerprint, settings_of
+from .command import DataSet, call, find_model, load_sets, set_fingerprint, settings_of
 from .evaluate import EvalSettings, write_results
 from .sampling import Sampling, collect
 
@@ -62,12 +60,7 @@ def main(
     description: str, argv: Sequence[str] | None = None, words: Sequence[str] = (), prog: str | None = None
 ) -> None:
     """Run eval/test_math.py or `r1-mllm eval math`; `words` are flags that stand before those typed."""
-    typed = list(sys.argv[1:] if argv is None else argv)
-    try:
-        run(parse(MathConfig, [*words, *typed], prog=prog or Path(sys.argv[0]).name, description=description))
-    except runtime.Stop as stop:
-        print(f"error: {stop}", file=sys.stderr)
-        sys.exit(stop.code)
+    call(run, MathConfig, description, argv, words, prog)
 
 
 def run(config: MathConfig) -> list[dict[str, Any]]:
@@ -115,14 +108,7 @@ class _Asking:
     def sampled(self, data_set: DataSet) -> list[dict[str, Any]] | None:
         """Sample what is not sampled yet; None in processes other than the first."""
         settings, chosen = settings_of(self.config.eval, data_set), self.config.math
-        asked = EvalSettings(
-            method=settings.method,
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
-            seed=settings.seed,
-            templates=self.templates,
-            system_prompt=settings.system_prompt,
-        )
+        asked = EvalSettings.of(settings, self.templates)
         more = {"batch_size": settings.batch_size, "sampling": dataclasses.asdict(chosen)}
         key = set_fingerprint(settings, data_set, self.templates, self.model_dir, **more)
         path = results_path(self.config, data_set, self.model_dir).with_suffix(".samples.json")

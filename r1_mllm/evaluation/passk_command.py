@@ -217,14 +217,7 @@ class _Asking:
 
     def rows(self, data_set: DataSet) -> list[Row] | None:
         settings, chosen = settings_of(self.config.eval, data_set), self.config.passk
-        asked = EvalSettings(
-            method=settings.method,
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
-            seed=settings.seed,
-            templates=self.templates,
-            system_prompt=settings.system_prompt,
-        )
+        asked = EvalSettings.of(settings, self.templates)
         more = {name: getattr(chosen, name) for name in ("num_generations", "temperature", "top_p", "top_k")}
         key = set_fingerprint(
             settings,

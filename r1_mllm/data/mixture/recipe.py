@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def read_mixture(path: Path, training: bool = True, own_file: bool = True) -> li
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a mixture needs the key `datasets` or `train_datasets`")
-    _known_keys(content, MIXTURE_KEYS, str(path))
+    check_keys(content, MIXTURE_KEYS, str(path))
     listed = content.get("train_datasets" if training else "val_datasets")
     if listed is None and own_file:
         listed = content.get("datasets") or content.get("val_datasets" if not training else "datasets")
@@ -72,7 +72,7 @@ def _entry(item: Any, path: Path, number: int) -> Entry:
     where = f"{path}: entry {number}"
     if not isinstance(item, dict) or not isinstance(item.get("json_path"), str):
         raise ValueError(f"{where} has no json_path")
-    _known_keys(item, ENTRY_KEYS, where)
+    check_keys(item, ENTRY_KEYS, where)
     strategy = str(item.get("sampling_strategy", "all"))
     try:
         parse_strategy(strategy)
@@ -97,7 +97,8 @@ def _forms(given: Any, where: str) -> tuple[str, ...]:
     return forms
 
 
-def _known_keys(given: dict[str, Any], known: Sequence[str], where: str) -> None:
+def check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse a key that is not known with ValueError, which names the nearest one."""
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
