@@ -111,6 +111,38 @@ CRAFTED = [
     *("x^{99999}", "(1+x)^{9999999}", "\\sqrt{" * 40 + "2" + "}" * 40, "\\frac{1}{" * 30 + "1" + "}" * 30),
     *("\\prod_{i=1}^{10^9} i", "\\lim_{x \\to 0} \\frac{\\sin x^{x^x}}{x}", "a^{b^{c^{d^{e^{f}}}}}", "100000^{100000}"),
     *("((10!)!)!", "\\int_{0}^{\\infty} x^{x^{x}} dx"),
+    *("((((9!)!)!)!)!", "10^{10^{10}}", "7^{7^{7^{7}}}", "(10^{10})!", "\\binom{10^9}{10^8}", "0.5^{-2^{40}}"),
+    *("\\sum_{n=1}^{10^{12}} \\frac{1}{n^2}", "\\sum_{i=1}^{9999}\\sum_{j=1}^{9999} i^j", "\\prod_{p=1}^{10^6} p^p"),
+    *("\\int e^{e^{e^{x}}} dx", "\\int \\frac{\\sin x}{x^{x}} dx", "\\int_0^1\\int_0^1\\int_0^1 x^{y^{z}} dx dy dz"),
+    *(
+        "\\lim_{n \\to \\infty} (1+\\frac{1}{n})^{n^{n}}",
+        "\\frac{d}{dx} x^{x^{x^{x^{x}}}}",
+        "\\sqrt[999999]{10^{999999}}",
+    ),
+    *(
+        "\\log_{2}{2^{2^{30}}}",
+        "\\ln{(10^{7})!}",
+        "\\sin{(10^{10^{6}})}",
+        "\\cos{\\cos{\\cos{\\cos{x^{x}}}}}",
+        "|" * 120 + "1",
+    ),
+    *("(x+y+z+w)^{400}", "(a+b)^{3000}-(a+b)^{2999}(a+b)", "\\frac{x^{9999}-1}{x-1}", "(x^{64}-1)(x^{63}+1)" * 8),
+    *(
+        "\\begin{pmatrix}" + "1 & 2 \\\\ " * 40 + "\\end{pmatrix}",
+        "\\begin{vmatrix} x^{99} & y \\\\ z & w \\end{vmatrix}^{99}",
+    ),
+    *("[" * 100 + "]" * 100, "\\{" * 60 + "1" + "\\}" * 60, "(" + "1," * 900 + "1)", "1" + "+1" * 900, "-" * 400 + "1"),
+    *(
+        "x=1 \\or " * 60,
+        "x^2=2," * 60,
+        "1<x<" * 90 + "2",
+        "\\pm" * 80 + "1",
+        "0." + "3" * 380,
+        "1e999999999",
+        "1" + "0" * 390,
+    ),
+    *("\\frac" * 120 + "12", "{" * 200 + "1" + "}" * 200, "\\left(" * 70 + "1" + "\\right)" * 70),
+    *("\\infty^{\\infty}!", "\\text{" + "a" * 1500 + "}", "\\sqrt{x^{2^{2^{2^{2^{2}}}}}}"),
 ]
 
 
@@ -132,6 +164,30 @@ def test_twenty_hostile_answers_in_two_hundred_cost_little():
     assert [g.score for g in others] == [g.score for g in clean]
     assert not any(found.correct for i, found in enumerate(mixed) if i % 10 == 0)
     assert together - alone < 5.0, (alone, together)
+
+
+SECONDS = 2.5
+"""A comparison's limit of 2 s, and what it takes to notice."""
+
+
+@pytest.mark.slow
+def test_sixty_crafted_answers_and_long_texts_are_bounded_and_the_worker_goes_on():
+    assert len(set(CRAFTED)) >= 60
+    example, good = Example("math_boxed", "q", "\\frac{\\sqrt{3}}{2}"), "\\boxed{\\sqrt{3} / 2}"
+    task, config = TASKS["math_boxed"], RewardConfig()
+
+    def graded(text):
+        start = time.monotonic()
+        return task.grade(text, example, (), config), time.monotonic() - start
+
+    for text in [*CRAFTED, *(repeated(unit, 50_000) for unit in FAMILIES.values())]:
+        for _ in range(2):  # others use this machine: what is slow once must be slow again
+            assert graded(good)[0].correct  # the worker answers, a new one if need be
+            found, seconds = graded(f"\\boxed{{{text}}}")
+            assert not found.correct and found.score == 0.0, text[:60]
+            if seconds <= SECONDS:
+                break
+        assert seconds <= SECONDS, (text[:60], seconds)
 
 
 def _with_hostile(number, text):
