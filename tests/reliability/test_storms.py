@@ -19,6 +19,13 @@ def test_every_damage_is_found_and_named_and_starts_fall_back():
 
 
 @pytest.mark.slow
+def test_the_command_goes_on_from_the_checkpoint_before_and_refuses_when_all_are_damaged(monkeypatch):
+    corruption = tool("corruption")
+    monkeypatch.setattr(corruption, "ALL_EVERY", 2)
+    assert corruption.run_commands(2, seed=4) == []
+
+
+@pytest.mark.slow
 def test_a_few_kills_change_nothing(tmp_path):
     told = tool("killstorm").storm(kills=2, steps=6, seed=3, seconds=200, root=tmp_path)
     assert told["runs"] >= 1 and told["kills"] >= 1
