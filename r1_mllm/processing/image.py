@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +28,12 @@ from PIL import ExifTags, Image, ImageOps
 
 MAX_PX = 64_000_000
 """Area above which a picture is refused from its header: decoding it would take 200 MB and more."""
+WEBP_SHARE = 0.5
+"""Of max_px for a WebP picture: its decoder holds five times the pixels."""
+WEBP_HEAD_BYTES = 30
 MAX_ASPECT = 200
+BAND_PX = 1 << 20
+"""Pictures are converted so much at a time: a whole one in a mode between the file's and RGB takes as much again."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow opens forty more, interpreters such as EPS among them; none belongs in a data set."""
 MULTI_FRAME_FORMATS = ("PNG", "WEBP", "GIF", "TIFF")  # a camera's JPEG (MPO) has previews behind it
@@ -206,10 +211,10 @@ def _open_checked(source: Source, max_px: int, first_frame: bool) -> Image.Image
     if not isinstance(source, Image.Image):
         if not isinstance(source, bytes) and not stat.S_ISREG(os.stat(source).st_mode):
             raise ValueError("not a regular file")
+        _check_area(*_webp_size(_head(source)), int(max_px * WEBP_SHARE))
         image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     width, height = image.size
-    if width * height > max_px:
-        raise ValueError(f"{width}x{height} px is more than the limit of {max_px} px")
+    _check_area(width, height, max_px)
     if min(width, height) < 1:
         raise ValueError(f"a picture of {width}x{height} px is empty")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -217,6 +222,36 @@ def _open_checked(source: Source, max_px: int, first_frame: bool) -> Image.Image
     if not first_frame and image.format in MULTI_FRAME_FORMATS and getattr(image, "is_animated", False):
         raise ValueError("has more than one frame; store the frame that is meant as a picture of its own")
     return image
+
+
+def _check_area(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise ValueError(f"{width}x{height} px is more than the limit of {most} px")
+
+
+def _head(source: str | os.PathLike | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:WEBP_HEAD_BYTES]
+    with open(source, "rb") as file:
+        return file.read(WEBP_HEAD_BYTES)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Read (width, height) px of a WebP file from its first bytes: Pillow makes room for the pixels as it opens it.
+
+    (0, 0) for other files.  The fields are those of RFC 9649, section 2.
+    """
+    if len(head) < WEBP_HEAD_BYTES or head[:4] + head[8:12] != b"RIFFWEBP":
+        return 0, 0
+    width, height = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+    if head[12:16] == b"VP8X":
+        width, height = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    elif head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = width & 0x3FFF, height & 0x3FFF
+    return width, height
 
 
 def image_size(source: Source, max_px: int = MAX_PX, first_frame: bool = False) -> tuple[int, int]:
@@ -292,13 +327,27 @@ def _check_png(content: bytes) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB without surprises in alpha or depth; the picture itself when it is RGB already."""
     if image.mode.startswith("I"):
-        image = _sixteen_to_eight(image)
+        image = _by_bands(image, "L", _sixteen_to_eight)
     if image.mode == "F":
         raise ValueError("pictures of floating-point numbers have no defined brightness; store 8 or 16 bits")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return _by_bands(image, "RGB", _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_bands(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert a picture some rows at a time."""
+    result = Image.new(mode, image.size)
+    num_rows = max(1, BAND_PX // image.width)
+    for top in range(0, image.height, num_rows):
+        box = (0, top, image.width, min(top + num_rows, image.height))
+        result.paste(convert(image.crop(box)), box)
+    return result
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _sixteen_to_eight(image: Image.Image) -> Image.Image:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r1_mllm.processing.image import MAX_PX, PixelConfig, image_size, open_image, patches, smart_resize
+from r1_mllm.processing import image as pictures
+from r1_mllm.processing.image import MAX_PX, PixelConfig, image_size, open_image, patches, smart_resize, to_rgb
 
 
 def encoded(image, kind="PNG", **options):
@@ -203,6 +204,26 @@ def test_a_bomb_is_refused_from_its_header(side):
 def test_the_limit_can_be_set():
     with pytest.raises(ValueError, match="92x60 px is more than the limit of 5000 px"):
         open_image(encoded(noise()), max_px=5000)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"}])
+def test_a_large_webp_is_refused_before_pillow_makes_room_for_it(options, monkeypatch):
+    content = encoded(noise(), "WEBP", **options)
+    assert open_image(content, max_px=2 * 92 * 60).size == (92, 60)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(ValueError, match="92x60 px is more than the limit of 5519 px"):
+        open_image(content, max_px=2 * 92 * 60 - 1)
+
+
+def test_pictures_converted_in_bands_are_what_they_are_as_a_whole(monkeypatch):
+    rgba = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 92, 4)).astype(np.uint8))
+    deep = Image.fromarray(np.random.default_rng(3).integers(0, 65536, (60, 92)).astype(np.uint16))
+    palette = rgba.convert("RGB").quantize(16)
+    palette.info["transparency"] = 3
+    whole = [np.asarray(to_rgb(picture)) for picture in (rgba, deep, palette)]
+    monkeypatch.setattr(pictures, "BAND_PX", 92 * 7)
+    for picture, expected in zip((rgba, deep, palette), whole, strict=True):
+        assert (np.asarray(to_rgb(picture)) == expected).all()
 
 
 def test_one_damaged_byte_in_a_png_is_noticed():

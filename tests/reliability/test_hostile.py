@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -327,6 +328,27 @@ def test_any_bytes_are_rows_or_complaints(tmp_path_factory, content):
         return
     filled = [line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")]
     assert len(rows) + len(complaints) == len(filled)
+
+
+PEAK = """
+import re, sys
+from r1_mllm.processing.image import PixelConfig, open_image, patches
+picture = open_image(sys.argv[1])
+assert picture.mode == "RGB" and picture.size == (8000, 8000)
+patches(picture, PixelConfig(max_pixels=50176))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["LA", "I;16"])
+def test_the_largest_pictures_allowed_stay_below_600_mib(tmp_path, mode):
+    picture = Image.new("LA", (8000, 8000), (10, 100))
+    if mode == "I;16":
+        picture = Image.fromarray(np.full((8000, 8000), 40_000, np.uint16))
+    picture.save(tmp_path / "large.png", compress_level=1)
+    told = subprocess.run([sys.executable, "-c", PEAK, tmp_path / "large.png"], capture_output=True, text=True)
+    assert 250 < int(told.stdout) < 600, told.stderr
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
