@@ -111,3 +111,9 @@ def test_every_flag_in_the_table_of_features_is_known():
     typed = {flag.replace("-", "_") for words in quoted for flag in re.findall(r"(?<=--)[A-Za-z][\w-]*", words)}
     assert len(typed) > 40
     assert not typed - flags_of(("grpo",)) - flags_of(("eval",)) - flags_of(("serve",)) - flags_of(("passk",))
+
+
+def test_the_index_names_every_page():
+    listed = {target for target, _ in links(ROOT / "docs/README.md")}
+    there = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    assert listed == there
