@@ -43,3 +43,5 @@ def test_every_exit_code_has_a_first_step():
         value for name, value in vars(runtime).items() if name.isupper() and isinstance(value, int) and 60 < value < 80
     }
     assert codes == ours | {1, 69, 130, 143}
+    (listed,) = re.findall(r"### Exit codes\n\n(.*)", METRICS)
+    assert {int(code) for code in re.findall(r"\b\d+(?= )", listed)} == ours | {0, 69}
