@@ -11,7 +11,9 @@ from r1_mllm.runtime import Stop
 from .parsing import check, flags_of
 from .reading import FENCE, ROOT, Block, anchors, blocks, lines, links, needs, pages, rows
 
-LINES = [line for page in pages() for block in blocks(page) for line in lines(block)]
+ALL = [line for page in reversed(pages()) for block in blocks(page) for line in lines(block)]
+LINES = list({(str(line.variables), line.words): line for line in ALL}.values())
+"""Each command line once, wherever it stands first."""
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)
@@ -66,14 +68,14 @@ def test_what_needs_a_gpu_or_the_network_says_so(page):
     assert not unmarked
 
 
-QUOTED = [
-    (f"{page.name}: {words}", words)
-    for page in pages()
-    for words in dict.fromkeys(re.findall(r"`r1-mllm ([a-z][^`\n]*)`", FENCE.sub("", page.read_text(encoding="utf-8"))))
-]
+QUOTED = {
+    words: f"{page.name}: {words}"
+    for page in reversed(pages())
+    for words in re.findall(r"`r1-mllm ([a-z][^`\n]*)`", FENCE.sub("", page.read_text(encoding="utf-8")))
+}
 
 
-@pytest.mark.parametrize("words", [words for _, words in QUOTED], ids=[name for name, _ in QUOTED])
+@pytest.mark.parametrize("words", QUOTED, ids=QUOTED.values())
 def test_every_command_in_running_text_has_known_flags(words):
     found = words.replace("[", " ").split()
     known = flags_of(tuple(word for word in found[:2] if re.fullmatch(r"-?-?[a-z]+", word)))
