@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every page of the documentation: its commands are understood, its links lead somewhere, its needs are marked."""
 
+import json
 import re
 
 import pytest
+import yaml
 
 from r1_mllm import cli
 from r1_mllm.runtime import Stop
 
 from .parsing import check, flags_of
-from .reading import FENCE, ROOT, Block, anchors, blocks, lines, links, needs, pages, rows
+from .reading import FENCE, ROOT, SHELLS, Block, anchors, blocks, lines, links, needs, pages, rows
 
 ALL = [line for page in reversed(pages()) for block in blocks(page) for line in lines(block)]
 LINES = list({(str(line.variables), line.words): line for line in ALL}.values())
@@ -119,3 +121,17 @@ def test_the_index_names_every_page():
     listed = {target for target, _ in links(ROOT / "docs/README.md")}
     there = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"README.md"}
     assert listed == there
+
+
+def test_examples_in_other_languages_can_be_read():
+    seen = set()
+    for block in (block for page in pages() for block in blocks(page)):
+        seen.add(block.language)
+        if block.language == "python":
+            compile(block.text, block.place, "exec")
+        elif block.language == "yaml":
+            assert yaml.safe_load(block.text), block.place
+        elif block.language == "json":
+            for line in block.text.splitlines():
+                assert json.loads(line), block.place
+    assert {"python", "yaml", "json", "diff"} <= seen <= {"python", "yaml", "json", "diff", *SHELLS}
