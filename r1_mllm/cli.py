@@ -337,7 +337,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             command.run(rest)
         sys.stdout.flush()
-    except Stop as stop:
+    except (Stop, MemoryError) as error:
+        stop = error if isinstance(error, Stop) else runtime.out_of_memory(error, words)
         print(f"{PROG}: error: {stop}", file=sys.stderr)
         raise SystemExit(stop.code) from None
     except BrokenPipeError:  # `r1-mllm ... | head` has seen enough

@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 
 VERSION = "0.1.0"
@@ -33,6 +35,25 @@ class Stop(Exception):
     def __init__(self, message: str, code: int = USAGE) -> None:
         super().__init__(message)
         self.code = code
+
+
+SAMPLING_KNOBS = {
+    "batch_size": "rows answered together",
+    "max_new_tokens": "tokens of an answer",
+    "max_pixels": "area of a picture",
+}
+
+
+def out_of_memory(error: MemoryError, words: Sequence[str]) -> Stop:
+    """What a command that answers questions says when memory is short; training says more (training/memory.py).
+
+    Args:
+        words: of the command line, which may hold values of the flags that help.
+    """
+    given = dict(pairwise(part for word in words for part in word.split("=", 1)))
+    first_line = (str(error).strip().splitlines() or ["no further word"])[0]
+    knobs = [f"--{name} {given.get(f'--{name}', '(its default)')} ({what})" for name, what in SAMPLING_KNOBS.items()]
+    return Stop(f"out of memory: {first_line}\nsettings that lower it, as they are now: {', '.join(knobs)}", MEMORY)
 
 
 def end_with_parent() -> None:

@@ -81,3 +81,18 @@ def test_output_into_a_closed_pipe_is_no_traceback():
         f"{sys.executable} -m r1_mllm grpo --help | head -n 1", shell=True, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.communicate(timeout=60)[1] == ""
+
+
+def test_a_command_without_memory_ends_with_its_code_and_what_to_turn(monkeypatch, capsys):
+    def fail(argv):
+        raise MemoryError("(ResourceExhausted) Fail to alloc memory of 4096 size\n  [Hint: ...]")
+
+    monkeypatch.setitem(cli.COMMANDS, "eval", cli.Command("evaluate", fail, ""))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["eval", "--model_path", "m", "--batch_size", "64", "--max_pixels=9000"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert ended.value.code == runtime.MEMORY == 79
+    assert first == "r1-mllm: error: out of memory: (ResourceExhausted) Fail to alloc memory of 4096 size"
+    assert (
+        "--batch_size 64 (" in second and "--max_new_tokens (its default)" in second and "--max_pixels 9000 (" in second
+    )
