@@ -86,7 +86,8 @@ def _results(found: RunFiles | None) -> Iterator[str]:
     if len(results) == 2 and (pairs := _pairs(found)):
         mean, low, high = (100 * value for value in paired_difference(*pairs))
         interval = f"95 % interval {low:+.2f} to {high:+.2f}"
-        yield f"Difference on the same {len(pairs[0])} rows: {mean:+.2f} points, {interval}."
+        found_out = f"{mean:+.2f} points, {interval}" if pairs[0] != pairs[1] else "none, no verdict changed"
+        yield f"Difference on the same {len(pairs[0])} rows: {found_out}."
         yield ""
 
 

@@ -70,9 +70,12 @@ def _difference_line(pairs: Sequence[tuple[Row, Row]]) -> str:
     old, new = [row["correct"] for row, _ in pairs], [row["correct"] for _, row in pairs]
     difference, low, high = paired_difference(old, new)
     verdict = "zero lies inside" if low <= 0.0 <= high else "zero lies outside"
+    interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    if old == new:  # its normal interval has no width, which would say too much
+        verdict, interval = "no verdict changed", "&ndash;"
     return (
         f'<tr><td>difference</td><td class="number"><b>{100 * difference:+.1f} points</b></td>'
-        f'<td class="number">{100 * low:+.1f} to {100 * high:+.1f}</td><td></td><td></td>'
+        f'<td class="number">{interval}</td><td></td><td></td>'
         f'<td class="quiet">{verdict}</td></tr>'
     )
 

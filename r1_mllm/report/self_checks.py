@@ -164,11 +164,15 @@ def _count(phrase: str, counts: Sequence[int], rewards: Sequence[float]) -> Phra
 def _correlation_table(found: Analysis) -> str:
     lines = "".join(
         f'<tr><td>{escape(name)}</td><td class="number">{_shown(c.r)}</td>'
-        f'<td class="number">{_shown(c.low)} to {_shown(c.high)}</td><td class="number">{c.num}</td></tr>'
+        f'<td class="number">{_interval(c)}</td><td class="number">{c.num}</td></tr>'
         for name, c in found.correlations.items()
     )
     head = '<th>reward and</th><th class="number">r</th><th class="number">95 %</th><th class="number">completions</th>'
     return f"<table><tr>{head}</tr>{lines}</table>"
+
+
+def _interval(found: Correlation) -> str:
+    return _shown(None) if found.low is None else f"{_shown(found.low)} to {_shown(found.high)}"
 
 
 def _phrase_table(found: Analysis) -> str:

@@ -35,9 +35,11 @@ class PhaseWatch:
         self.recent.append({name.removeprefix("time/"): value for name, value in seconds.items()})
         if len(self.recent) < WINDOW:
             return None
-        total = sum(sum(one.values()) for one in self.recent)
+        # Without the slowest: a machine that stood still for a minute says nothing of the phase it stood still in.
+        kept = sorted(self.recent, key=lambda one: sum(one.values()))[:-1]
+        total = sum(sum(one.values()) for one in kept)
         for phase, limit in LIMITS.items():
-            share = sum(one.get(phase, 0.0) for one in self.recent) / total if total else 0.0
+            share = sum(one.get(phase, 0.0) for one in kept) / total if total else 0.0
             if share > limit and phase not in self.told:
                 self.told.add(phase)
                 return f"{phase} takes {100 * share:.0f} % of the latest {WINDOW} steps' time; {CURES[phase]}"

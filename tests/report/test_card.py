@@ -52,3 +52,10 @@ def test_a_model_without_a_run_has_a_card_without_numbers(tmp_path):
     text = write_card(tmp_path, str(tmp_path / "base"), "float32", None).read_text()
     assert "No evaluation was recorded." in text and "Started from base;" in text
     assert str(tmp_path.parent) not in text
+
+
+def test_where_no_verdict_changed_no_interval_is_claimed(run, tmp_path):
+    (run / "eval_after.json").write_text((run / "eval_before.json").read_text())
+    (tmp_path / "out").mkdir()
+    text = write_card(tmp_path / "out", "base", "float32", run).read_text()
+    assert "Difference on the same 4 rows: none, no verdict changed." in text and "interval +0.00" not in text

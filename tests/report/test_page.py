@@ -90,6 +90,12 @@ def test_a_run_that_has_only_begun_can_be_reported(run_folder, tmp_path):
     assert "<h2>Curves</h2>" in text and "<h2>Accuracy" not in text and "<h2>Settings" not in text
 
 
+def test_where_no_verdict_changed_no_interval_of_no_width_is_claimed(run_folder):
+    (run_folder / "eval_after.json").write_text((run_folder / "eval_before.json").read_text())
+    text = page.write_report(run_folder).read_text()
+    assert "no verdict changed" in text and "zero lies" not in text and "+0.0 to +0.0" not in text
+
+
 def test_one_evaluation_alone_has_no_difference(run_folder):
     (run_folder / "eval_before.json").unlink()
     text, _ = read(write_report(run_folder))

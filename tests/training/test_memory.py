@@ -71,8 +71,15 @@ def test_a_phase_that_dominates_ten_rollouts_is_named_once():
     slow = {"time/generate": 0.5, "time/update": 0.3, "time/reward": 4.0}
     told = [text for _ in range(12) if (text := watch.observe(slow))]
     assert len(told) == 1 and told[0].startswith("reward takes 3") and "verify_timeout" in told[0]
-    # one of ten rollouts is slow: (9 * 0.01 + 4.0) / (9 * 0.81 + 4.8) = 33.8 %
-    assert told[0].startswith("reward takes 34 % of the latest 10 steps' time")
+    # two of ten rollouts are slow, of which one counts: (8 * 0.01 + 4.0) / (8 * 0.81 + 4.81) = 36.1 %
+    assert told[0].startswith("reward takes 36 % of the latest 10 steps' time")
+
+
+def test_one_step_that_stood_still_is_no_phase_that_dominates():
+    watch = PhaseWatch()
+    usual = {"time/generate": 0.5, "time/update": 0.3}
+    stopped = {"time/generate": 0.5, "time/update": 90.0}
+    assert [watch.observe(seconds) for seconds in [*[usual] * 12, stopped, *[usual] * 12]] == [None] * 25
 
 
 def test_rewards_without_any_spread_are_named_once_after_ten_rollouts_in_a_row():
