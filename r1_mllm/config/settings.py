@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a run: one frozen dataclass per component; every field is a flag under the name the field types.
-
-The defaults are those of the published 3B recipes; `--dry_run` and docs/scaling.md say what they need.
-"""
+"""Settings of a run: a frozen dataclass per component, a flag per field; defaults of 3B recipes (docs/scaling.md)."""
 
 from __future__ import annotations
 
@@ -211,6 +208,8 @@ class TrainingConfig:
     """The newest so many checkpoints stay; None: all."""
     save_only_model: bool = False
     """Checkpoints without optimizer state: a third of the space, and the run can only be restarted, not resumed."""
+    async_save: bool = False
+    """Write checkpoints beside training, from copies in memory of weights and optimizer state; the last is awaited."""
     eval_steps: int | None = None
     """Also evaluate every so many steps; before and after training it happens whenever there is an evaluation set."""
     eval_num: int | None = None

@@ -14,14 +14,10 @@ With several ranks, rank 0 decides and writes; every method here must be called 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
-import socket
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,13 +31,15 @@ from ..config.commands import record_command
 from ..distributed import collectives
 from ..runtime import DISK, MODEL, OUTPUT, USAGE, VERSION, Stop
 from . import durable, rng, state_file, status
+from .beside import Scratch, Writer
 from .companions import copy_companions
+from .folder import move_aside, take_lock
 
 WriteWeights = Callable[[Path], None]
 
 FREE_KEYS = frozenset(
     "output_dir overwrite_output_dir max_bad resume_from_checkpoint logging_dir run_name logging_steps save_steps "
-    "save_total_limit eval_steps eval_num report_to log_completions stall_timeout reward_timeout "
+    "async_save save_total_limit eval_steps eval_num report_to log_completions stall_timeout reward_timeout "
     "dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
 )
 """Settings that may change between the parts of one run: they do not touch what is learnt."""
@@ -101,6 +99,9 @@ class Run:
     """About as much as a checkpoint takes; 0: not known yet."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What every manifest states besides its files: {"base_model": ...} of a run that trains adapters."""
+    writer: Writer = field(default_factory=Writer, repr=False)
+    saving: bool = False
+    """A save goes on beside training; the same on every rank."""
 
     def save(
         self,
@@ -109,8 +110,11 @@ class Run:
         optimizer_state: Mapping[str, np.ndarray] | state_file.Write | None,
         trainer_state: Mapping[str, Any],
         source: Path | None = None,
+        beside: bool = False,
     ) -> Path:
         """Write checkpoint-<step>, whole or not at all, then drop the oldest valid ones over the limit.
+
+        The save before must have been settled.
 
         Args:
             write_weights: writes weights and config in published layout into the folder it is given.
@@ -118,11 +122,13 @@ class Run:
                 call that writes them to the path rank 0 gives; None: a checkpoint that nothing can be resumed from.
             trainer_state: JSON values (stream position, scheduler, counters).
             source: model folder whose tokenizer and processor files are copied beside the weights.
+            beside: let another thread write, until `settle`; what write_weights writes must not change meanwhile.
         """
         final = self.output_dir / f"checkpoint-{step}"
         generators = collectives.gather_objects(rng.state())
-        scratch = self.output_dir / ".optimizer.tmp"  # what a killed process leaves of it is swept away
-        failure = state_file.gather(optimizer_state, scratch if self.rank == 0 else None)
+        scratch = Scratch(self.output_dir, in_memory=beside and self.rank == 0)
+        failure = state_file.gather(optimizer_state, scratch.path if self.rank == 0 else None)
+        trainer = json.dumps({"step": step, "world": len(generators), "trainer": dict(trainer_state)}, indent=1)
 
         def fill(folder: Path) -> None:
             if failure is not None:
@@ -132,16 +138,31 @@ class Run:
             state = folder / "state"
             state.mkdir()
             if optimizer_state is not None:
-                os.rename(scratch, _optimizer_path(folder))
-            trainer = {"step": step, "world": len(generators), "trainer": dict(trainer_state)}
-            (state / "trainer.json").write_text(json.dumps(trainer, indent=1), encoding="utf-8")
+                scratch.move_to(_optimizer_path(folder))
+            (state / "trainer.json").write_text(trainer, encoding="utf-8")
             for i_rank, generator in enumerate(generators):
                 (state / f"rng-rank{i_rank:03d}.json").write_text(json.dumps(generator), encoding="utf-8")
 
-        self._on_first_rank(lambda: durable.publish(final, step, fill, self.facts), f"checkpoint-{step}")
-        if self.rank == 0:
-            self._drop_old(step)
+        def write() -> str | None:
+            problem = self._attempt(lambda: durable.publish(final, step, fill, self.facts), final.name)
+            scratch.close()
+            if problem is None:
+                self._drop_old(step)
+            return problem
+
+        self.saving = beside
+        if beside and self.rank == 0:
+            self.writer.start(write)
+        elif not beside:
+            self._tell(write() if self.rank == 0 else None)
         return final
+
+    def settle(self) -> bool:
+        """Wait for the save that was begun last and say whether there was one; on every rank, `Stop` when it failed."""
+        saving, self.saving = self.saving, False
+        if saving:
+            self._tell(self.writer.wait())
+        return saving
 
     def export(self, step: int, write_weights: WriteWeights, source: Path | None = None) -> Path:
         """Write OUTPUT_DIR/final: weights, config, tokenizer in published layout, without training state."""
@@ -165,21 +186,30 @@ class Run:
         self._on_first_rank(measure, "a checkpoint")
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Wait for a save that goes on, and give the folder back."""
+        if problem := self.writer.wait():
+            print(f"warning: {problem}", file=sys.stderr)
+        self.writer.close()
         if self.lock is not None:
             self.lock.close()
             self.lock = None
 
     def _on_first_rank(self, write: Callable[[], None], what: str) -> None:
         """Let rank 0 write; when that fails every rank stops, with the older checkpoints untouched."""
-        problem = None
-        if self.rank == 0:
-            try:
-                write()
-            except (OSError, SafetensorError) as error:
-                free = shutil.disk_usage(self.output_dir).free
-                room = f"about {self.needed_bytes} bytes needed, {free} free" if self.needed_bytes else f"{free} free"
-                problem = f"could not write {self.output_dir / what}: {error} ({room}); older checkpoints are untouched"
+        self._tell(self._attempt(write, what) if self.rank == 0 else None)
+
+    def _attempt(self, write: Callable[[], None], what: str) -> str | None:
+        """Write; what went wrong, when the disk did not take it."""
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            free = shutil.disk_usage(self.output_dir).free
+            room = f"about {self.needed_bytes} bytes needed, {free} free" if self.needed_bytes else f"{free} free"
+            return f"could not write {self.output_dir / what}: {error} ({room}); older checkpoints are untouched"
+        return None
+
+    def _tell(self, problem: str | None) -> None:
+        """Stop on every rank when rank 0 has a problem."""
         problem = collectives.broadcast_object(problem)
         if problem:
             raise Stop(problem, DISK)
@@ -222,27 +252,6 @@ def open_run(config: Any, facts: Mapping[str, Any] | None = None, rank: int = 0)
     status.begin(folder, rank, training.stall_timeout)
     point = load_point(Path(path)) if path else None
     return Run(folder, point, training.save_total_limit, rank, lock)
-
-
-def take_lock(folder: Path) -> TextIO:
-    """Lock the folder for this process, or refuse naming the process that holds it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise Stop(f"output_dir {folder} cannot be written: {error}", OUTPUT) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read().strip()
-        lock.close()
-        raise Stop(f"output_dir {folder} is in use by {owner or 'another process'}", OUTPUT) from None
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    lock.flush()
-    return lock
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -369,23 +378,6 @@ def _refuse(folder: Path, differences: list[str]) -> None:
 def _warn_about(differences: list[str]) -> None:
     for line in differences:
         print(f"warning: resuming with another setting: {line}", file=sys.stderr)
-
-
-def move_aside(folder: Path) -> None:
-    """Move everything but the lock into OUTPUT_DIR.bak-<time>; nothing is deleted."""
-    entries = [path for path in folder.iterdir() if path.name != ".lock"]
-    if not entries:
-        return
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = folder.with_name(f"{folder.name}.bak-{stamp}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = folder.with_name(f"{folder.name}.bak-{stamp}-{number}")
-    aside.mkdir()
-    for path in entries:
-        os.rename(path, aside / path.name)
-    print(f"the earlier run was moved to {aside}", file=sys.stderr)
 
 
 def _optimizer_path(folder: Path) -> Path:

@@ -137,8 +137,14 @@ def after_step(run: Session, before: int, stop: StopRequest, evaluate: Callable[
 def _save(run: Session, last: bool) -> None:
     """Save; a disk that is full costs this checkpoint only, unless it is the last one or the third in a row."""
     heartbeat.beat("save")
+    _try_to(run, run.settle)
+    _try_to(run, lambda: run.save(beside=not last), last)
+
+
+def _try_to(run: Session, save: Callable[[], bool], last: bool = False) -> None:
+    """Save, or wait for a save that was begun before, and count failures; `save` says whether one is done."""
     try:
-        run.save()
+        done = save()
     except Stop as stop:
         run.failed_saves += 1
         if stop.code != DISK or last or run.failed_saves >= MAX_FAILED_SAVES:
@@ -146,7 +152,7 @@ def _save(run: Session, last: bool) -> None:
         left = MAX_FAILED_SAVES - run.failed_saves
         run.tracker.message(f"ERROR: {stop}. Training goes on; {left} more in a row end it with exit code {DISK}")
     else:
-        run.failed_saves = 0
+        run.failed_saves = 0 if done else run.failed_saves
 
 
 def _passed(before: int, now: int, every: int) -> bool:

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import paddle
 
 from ..config import GrpoConfig
 from ..models import adapter_files, lora
 from ..models.adapter_spec import AdapterSpec
 from ..models.qwen_vl import QwenVL
-from ..models.weights import load_pretrained, resolve, save_pretrained
+from ..models.weights import load_pretrained, resolve, save_pretrained, save_state
 from ..runtime import MODEL, Stop
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,15 @@ def write_policy(model: QwenVL, config: GrpoConfig, folder: Path) -> None:
         adapter_files.save(model, folder, config.lora.lora_dropout)
     else:
         save_pretrained(model, folder)
+
+
+def copied_policy(model: QwenVL) -> Callable[[Path], None]:
+    """Copy all weights to host memory; what is given writes the copy as `write_policy` would have written them now."""
+    copies = {}
+    for name, parameter in model.named_parameters():
+        array = np.array(parameter.numpy())
+        copies[name] = array.view(np.uint16) if parameter.dtype == paddle.bfloat16 else array
+    return lambda folder: save_state(copies, model.arch, folder)
 
 
 def manifest_facts(model: QwenVL, config: GrpoConfig) -> dict[str, str]:

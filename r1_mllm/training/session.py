@@ -37,7 +37,7 @@ from ..tasks.templates import Templates, load_templates
 from . import checkpoint, durable
 from .dropped import DroppedRows, LostExample, identity, restored
 from .phases import PhaseWatch, SpreadWatch
-from .policy_model import manifest_facts, open_policy, open_reference, write_policy
+from .policy_model import copied_policy, manifest_facts, open_policy, open_reference, write_policy
 from .scaling import LossScale
 from .sharded import Optimizer, open_optimizer
 from .stopping import Stopper
@@ -119,8 +119,18 @@ class Session:
         except ValueError as error:
             raise Stop(f"{example.meta['where']}: {error}", DATA) from error
 
-    def save(self) -> None:
-        """Write checkpoint-STEP; called on every rank."""
+    def save(self, beside: bool = False) -> bool:
+        """Write checkpoint-STEP; called on every rank.
+
+        Args:
+            beside: with async_save, let it be written while training goes on, until `settle`.  Adapters never are: they
+                are small.
+
+        Returns:
+            Whether it is written.
+        """
+        beside = beside and self.config.training.async_save and not self.config.lora.use_peft
+        write = self._writer(copied_policy(self.model)) if beside and self.place.rank == 0 else self._write_weights
         state = {
             "stream": self.stream.state(),
             "scale": self.scale.state(),
@@ -132,7 +142,12 @@ class Session:
             "dropped": self.dropped.state(),
         }
         optimizer = None if self.config.training.save_only_model else self.optimizer.write_state
-        self.run.save(self.step, self._write_weights, optimizer, state, self.source)
+        self.run.save(self.step, write, optimizer, state, self.source, beside)
+        return not beside
+
+    def settle(self) -> bool:
+        """Wait for a save that goes on, if there is one, and say so; called on every rank, `Stop` when it failed."""
+        return self.run.settle()
 
     def export(self) -> None:
         """Write the finished model: OUTPUT_DIR/final, and the same files in OUTPUT_DIR itself."""
@@ -141,10 +156,18 @@ class Session:
             _expose(final, self.run.output_dir)
 
     def _write_weights(self, folder: Path) -> None:
-        write_policy(self.model, self.config, folder)
-        template = self.processor.tokenizer.template.source
-        if template != template_source(self.source):  # chosen, or supplied to a base model: others must ask alike
-            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        self._writer(lambda into: write_policy(self.model, self.config, into))(folder)
+
+    def _writer(self, write: Callable[[Path], None]) -> Callable[[Path], None]:
+        """Add what a model folder needs to what writes the weights."""
+
+        def both(folder: Path) -> None:
+            write(folder)
+            template = self.processor.tokenizer.template.source
+            if template != template_source(self.source):  # chosen, or supplied to a base model: others must ask alike
+                (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+        return both
 
     def close(self) -> None:
         """Stop the threads, close logs and give the folder back."""

@@ -254,9 +254,13 @@ class Saving:
     def message(self, text):
         self.told.append(text)
 
-    def save(self):
+    def save(self, beside):
         if self.fails.pop(0):
             raise Stop("could not write checkpoint-1: full", DISK)
+        return True
+
+    def settle(self):
+        return False
 
 
 def test_the_third_failed_save_in_a_row_ends_the_run():
