@@ -6,18 +6,21 @@ save, end.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..distributed import collectives, heartbeat
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
-from ..runtime import DISK, NONFINITE, STOPPED, Stop
+from ..runtime import DATA, DISK, NONFINITE, STOPPED, Stop
 from . import durable, faults, metrics, status
 from .memory import peak_gb
 from .optimizer import learning_rate
 from .session import Session, greedy_engine
 from .signals import StopRequest
 from .step import Update
+
+log = logging.getLogger(__name__)
 
 MAX_SKIPPED, SKIP_WINDOW = 3, 100
 """--nonfinite skip leaves out at most so many steps in any so many."""
@@ -161,30 +164,53 @@ def _passed(before: int, now: int, every: int) -> bool:
 
 
 def evaluate_accuracy(run: Session, when: str) -> EvalResult | None:
-    """Answer the held-out examples greedily, shared out to the ranks; write eval_WHEN.json and a line of metrics."""
+    """Answer the held-out examples greedily, shared out to the ranks; write eval_WHEN.json and a line of metrics.
+
+    With data_policy quarantine rows that went bad since the start are left out, with a warning.
+    """
     if not run.eval_examples:
         return None
-    config, world = run.config, run.place.world
-    mine = run.eval_examples[run.place.rank :: world]
-    rows: list[dict[str, Any]] = []
-    if mine:
-        result = evaluate(
-            greedy_engine(run),
-            run.processor,
-            mine,
-            reward_config=config.settled_reward,
-            templates=run.templates,
-            system_prompt=config.data.system_prompt,
-            batch_size=max(1, config.rollout.rollout_batch_rows),
-            max_new_tokens=config.rollout.max_completion_length,
-        )
-        rows = list(result.rows)
-    parts = collectives.gather_objects(rows)
-    joined = [parts[i % world][i // world] for i in range(len(run.eval_examples))]
-    result = summarise(joined)
+    mine = range(run.place.rank, len(run.eval_examples), run.place.world)
+    try:
+        rows = _answered(run, mine)
+    except ValueError as error:
+        if run.config.data.data_policy == "strict":
+            raise Stop(str(error), DATA) from error
+        rows = _answered(run, [number for number in mine if _readable(run, number)])
+    joined = sorted((row for part in collectives.gather_objects(rows) for row in part), key=lambda row: row[0])
+    if not joined:
+        return None
+    result = summarise([row for _, row in joined])
     if run.place.rank == 0:
         _write_evaluation(run, result, when)
     return result
+
+
+def _answered(run: Session, numbers: Sequence[int]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Answer and grade some held-out examples; a bad one is a ValueError."""
+    config = run.config
+    if not numbers:
+        return []
+    result = evaluate(
+        greedy_engine(run),
+        run.processor,
+        [run.eval_examples[number] for number in numbers],
+        reward_config=config.settled_reward,
+        templates=run.templates,
+        system_prompt=config.data.system_prompt,
+        batch_size=max(1, config.rollout.rollout_batch_rows),
+        max_new_tokens=config.rollout.max_completion_length,
+    )
+    return list(zip(numbers, result.rows, strict=True))
+
+
+def _readable(run: Session, number: int) -> bool:
+    try:
+        run.encode(run.eval_examples[number])
+    except Stop as stop:
+        log.warning("left out of the evaluation: %s", stop)
+        return False
+    return True
 
 
 def _write_evaluation(run: Session, result: EvalResult, when: str) -> None:

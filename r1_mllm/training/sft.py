@@ -192,17 +192,26 @@ def held_out_loss(model: QwenVL, pairs: Sequence[Group], tokens_per_pack: int = 
 
 
 def _evaluate_loss(run: Session, held_out: Sequence[Example]) -> None:
-    """Measure the mean NLL of the held-out answers' tokens, shared out to the ranks, and log it."""
+    """Measure the mean NLL of the held-out answers' tokens, shared out to the ranks, and log it.
+
+    With data_policy quarantine conversations that went bad since the start are left out, with a warning.
+    """
+    encoded = run.dropped.tried(lambda number: encode(run, held_out[number]))
     if not held_out:
         return
-    mine = held_out[run.place.rank :: run.place.world]
+    mine = range(run.place.rank, len(held_out), run.place.world)
     total = tokens = 0.0
     for start in range(0, len(mine), EVALUATED_TOGETHER):
         beat("evaluation")
-        pairs = [encode(run, example) for example in mine[start : start + EVALUATED_TOGETHER]]
+        found = [encoded(number) for number in mine[start : start + EVALUATED_TOGETHER]]
+        for bad in (one for one in found if isinstance(one, Stop)):
+            log.warning("left out of the evaluation: %s", bad)
+        pairs = [one for one in found if not isinstance(one, Stop)]
         part = held_out_loss(run.model, pairs, run.config.training.tokens_per_pack)
         total, tokens = total + part[0], tokens + part[1]
     summed = collectives.sum_scalars({"loss": total, "tokens": tokens})
+    if not summed["tokens"]:
+        return
     loss = summed["loss"] / summed["tokens"]
     run.tracker.log(run.step, {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))})
 

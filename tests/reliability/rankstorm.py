@@ -143,7 +143,10 @@ def storm(kills: int, steps: int, seed: int, root: Path) -> dict[str, float]:
     told: dict[str, float] = dict.fromkeys(("kills", "runs", "slowest exit", *PROBLEMS), 0)
     while told["kills"] < kills:
         folder = root / f"run-{told['runs']}"
+        before, begun = told["kills"], time.monotonic()
         code = finish(killstorm.command(train, reward, folder, steps), folder, span, rng, told, kills)
+        if told["kills"] == before:  # the kill came too late: the reference was slower, on a busy machine
+            span = min(span, time.monotonic() - begun)
         told["failed"] += code != 0
         told["runs"] += 1
         told["unequal"] += code != 0 or killstorm.content(folder, steps) != expected

@@ -120,6 +120,39 @@ def test_strict_and_too_many_stop_with_the_code_of_bad_data(request, tmp_path, f
     assert list(trained_on(tmp_path / "run")) == [1, 2]
 
 
+@pytest.mark.parametrize("policy", ["strict", "quarantine"])
+def test_a_held_out_picture_that_is_gone_is_left_out_or_named(request, tmp_path, caplog, policy):
+    write_rows(tmp_path)
+    shutil.copytree(tmp_path, tmp_path / "held", ignore=shutil.ignore_patterns("held"))
+    damage(tmp_path / "held" / "2.png")
+    more = ("--eval_dataset_name", str(tmp_path / "held" / "rows.jsonl"), "--max_steps", "1", "--data_policy", policy)
+    config = parse(GrpoConfig, grpo_words(request, tmp_path, tmp_path / "run", *more), "x")
+    if policy == "strict":
+        with pytest.raises(Stop, match=r"held/rows\.jsonl:3: .*2\.png") as stop:
+            grpo.train(config)
+        assert stop.value.code == DATA
+        return
+    grpo.train(config)
+    told = json.loads((tmp_path / "run" / "eval_after.json").read_text())
+    assert [row["id"] for row in told["results"]] == [f"row-{i}" for i in range(ROWS) if i != 2] and told["num"] == 7
+    assert "left out of the evaluation" in caplog.text and "2.png" in caplog.text
+
+
+def test_a_held_out_conversation_whose_picture_is_gone_is_left_out(request, tmp_path):
+    write_rows(tmp_path, conversations=True)
+    for name in ("whole", "damaged"):
+        shutil.copytree(tmp_path, tmp_path / name, ignore=shutil.ignore_patterns("whole", "damaged"))
+    rows = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "whole" / "rows.jsonl").write_text("".join(rows[:2] + rows[3:]))
+    damage(tmp_path / "damaged" / "2.png")
+    losses = []
+    for name in ("whole", "damaged"):
+        given = ("--eval_dataset_name", str(tmp_path / name / "rows.jsonl"), "--max_steps", "1")
+        sft.train(parse(SftConfig, words(request, tmp_path, tmp_path / f"run-{name}", *given), "sft"))
+        losses.append([row["eval/loss"] for row in lines(tmp_path / f"run-{name}/metrics.jsonl") if "eval/loss" in row])
+    assert len(losses[0]) == 2 and losses[0] == losses[1]
+
+
 def test_a_step_none_of_whose_rows_is_left_is_not_taken(request, tmp_path):
     write_rows(tmp_path)
     for number in order()[2:4]:
