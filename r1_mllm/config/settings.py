@@ -204,6 +204,8 @@ class TrainingConfig:
     logging_steps: int = 1
     save_steps: int = 100
     """A checkpoint every so many steps, and at the end; 0: at the end only."""
+    save_minutes: float | None = None
+    """Also a checkpoint whenever so many minutes have passed since the last one."""
     save_total_limit: int | None = 2
     """The newest so many checkpoints stay; None: all."""
     save_only_model: bool = False

@@ -39,8 +39,8 @@ WriteWeights = Callable[[Path], None]
 
 FREE_KEYS = frozenset(
     "output_dir overwrite_output_dir max_bad resume_from_checkpoint logging_dir run_name logging_steps save_steps "
-    "async_save save_total_limit eval_steps eval_num report_to log_completions stall_timeout reward_timeout "
-    "dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
+    "async_save save_minutes save_total_limit eval_steps eval_num report_to log_completions stall_timeout "
+    "reward_timeout dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
 )
 """Settings that may change between the parts of one run: they do not touch what is learnt."""
 
@@ -55,6 +55,8 @@ class ResumePoint:
     step: int
     trainer: Mapping[str, Any]
     """What `Run.save` was given as trainer_state."""
+    world: int = 1
+    """Processes that saved it."""
 
     def optimizer_state(self, expected: Collection[str] | None = None) -> state_file.StateFile:
         """Open the optimizer's arrays under the names they were saved with (shapes and dtypes as saved).
@@ -251,6 +253,10 @@ def open_run(config: Any, facts: Mapping[str, Any] | None = None, rank: int = 0)
         raise Stop(*refusal)
     status.begin(folder, rank, training.stall_timeout)
     point = load_point(Path(path)) if path else None
+    now = collectives.world()
+    if point and rank == 0 and point.world != now:
+        told = f"saved by {point.world} processes, going on with {now}: the same rows in the same order, other samples"
+        print(f"warning: {point.path}: {told}", file=sys.stderr)
     return Run(folder, point, training.save_total_limit, rank, lock)
 
 
@@ -281,7 +287,7 @@ def load_point(path: Path) -> ResumePoint:
     file = path / "state" / "trainer.json"
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        return ResumePoint(path, int(saved["step"]), dict(saved["trainer"]))
+        return ResumePoint(path, int(saved["step"]), dict(saved["trainer"]), int(saved["world"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Stop(f"{file} is not what a run saves ({error!r}); resume from an earlier checkpoint", MODEL) from error
 

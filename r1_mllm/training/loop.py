@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -127,8 +128,9 @@ def after_step(run: Session, before: int, stop: StopRequest, evaluate: Callable[
     if training.eval_steps and not done and _passed(before, run.step, training.eval_steps):
         heartbeat.beat("evaluation")
         evaluate("during")
-    asked = any(collectives.gather_objects(stop.asked))
-    if done or asked or _passed(before, run.step, training.save_steps):
+    late = training.save_minutes is not None and time.monotonic() - run.saved_at > 60 * training.save_minutes
+    asked, late = map(any, zip(*collectives.gather_objects((stop.asked, late)), strict=True))
+    if done or asked or late or _passed(before, run.step, training.save_steps):
         _save(run, last=done or asked)
         status.write("running")
     if asked and not done:
@@ -142,6 +144,7 @@ def _save(run: Session, last: bool) -> None:
     heartbeat.beat("save")
     _try_to(run, run.settle)
     _try_to(run, lambda: run.save(beside=not last), last)
+    run.saved_at = time.monotonic()
 
 
 def _try_to(run: Session, save: Callable[[], bool], last: bool = False) -> None:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,8 @@ class Session:
     """Steps left out because of non-finite numbers."""
     window: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the steps since the last logged line."""
+    saved_at: float = field(default_factory=time.monotonic)
+    """time.monotonic() seconds of the last save, or of the start."""
     failed_saves: int = 0
     """Saves in a row that the disk did not take."""
     stopper: Stopper = field(default_factory=lambda: Stopper(StoppingConfig()))

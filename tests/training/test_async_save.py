@@ -6,13 +6,14 @@ import json
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from r1_mllm.config import GrpoConfig
 from r1_mllm.config.flags import parse
 from r1_mllm.runtime import DISK, Stop
-from r1_mllm.training import durable, grpo
+from r1_mllm.training import durable, grpo, loop
 from r1_mllm.training.session import open_session
 
 FILES = ("model.safetensors", "state/optimizer.safetensors", "state/trainer.json", "state/rng-rank000.json")
@@ -138,6 +139,19 @@ def test_failures_surface_at_the_next_save_and_the_third_in_a_row_ends_the_run(
     assert [told.count(f"checkpoint-{step}: ") for step in (1, 2, 5, 6)] == [1, 1, 1, 1]
     kept = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
     assert kept == {"checkpoint-3", "checkpoint-4"}
+
+
+def test_a_checkpoint_is_due_when_so_many_minutes_have_passed(configure, tmp_path, monkeypatch):
+    ticks = iter(range(0, 10**6, 25))  # every look at this clock is 25 s later
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    config = configure("run", save_steps=0, save_minutes=0.6)
+    run = open_session(config)
+    run.saved_at = 0.0
+    loop.to_the_end(run, lambda stop: grpo._train(run, stop), lambda when: None)
+    # looked at 0, 25, 50 (save, 75), 100, 125 (save, 150), and the end
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {
+        f"checkpoint-{step}" for step in (3, 5, 6)
+    }
 
 
 def test_adapters_are_written_at_once(configure):

@@ -54,6 +54,20 @@ def damage_file(path):
     path.write_bytes(content)
 
 
+def test_another_number_of_processes_is_said_once(tmp_path, capsys):
+    folder = saved_run(tmp_path, [10]) / "checkpoint-10"
+    trainer = folder / "state" / "trainer.json"
+    trainer.write_text(trainer.read_text().replace('"world": 1', '"world": 4'))
+    durable.seal(folder, 10)
+    open_run(config(tmp_path)).close()
+    assert capsys.readouterr().err.count("saved by 4 processes, going on with 1") == 1
+    save(again := open_run(config(tmp_path)), 20)
+    again.close()
+    capsys.readouterr()
+    open_run(config(tmp_path)).close()
+    assert "processes" not in capsys.readouterr().err
+
+
 def test_the_same_command_continues_where_the_last_checkpoint_ended(tmp_path):
     saved_run(tmp_path, [10, 20])
     run = open_run(config(tmp_path))
