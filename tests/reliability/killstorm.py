@@ -57,6 +57,8 @@ def command(train: Path, reward: Path, out: Path, steps: int, **flags: object) -
         "report_to": "none",
         "learning_rate": "1e-3",
         "reward_funcs": f"{reward}:vowels",
+        "reward_timeout": 1800,  # a machine that stops all processes for minutes is none of the faults looked for
+        "stall_timeout": 3600,
     } | flags
     return [sys.executable, "-m", "r1_mllm", "grpo", *(f"--{name}={value}" for name, value in settings.items())]
 

@@ -75,13 +75,7 @@ class Soak:
 
     def command(self, folder: Path) -> list[str]:
         """The command that is given again and again."""
-        options = {
-            "data_policy": "quarantine",
-            "max_bad": len(HOSTILE_ROWS),
-            "save_total_limit": 3,
-            "reward_timeout": 60,
-            "stall_timeout": 300,
-        }
+        options = {"data_policy": "quarantine", "max_bad": len(HOSTILE_ROWS), "save_total_limit": 3}
         return killstorm.command(self.data, self.reward, folder, STEPS, **options)
 
     def run(self, folder: Path, disturbed: bool, until: float) -> bool:
