@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill a run again and again: `python tests/reliability/killstorm.py --kills N [--steps S] [--seed K]`.
+"""Kill a run again and again: `python tests/reliability/killstorm.py --kills N [--steps S] [--seed K] [--forked]`.
 
 A run of S steps is killed (SIGKILL) at random moments and started again with the same command until it is done; then
-the next begins, until N kills are spent.  Each finished run must equal one that was left alone: weights, optimizer
-state, every completion and its reward.  After every kill the newest checkpoint must be whole and no process left.
+the next begins, until N kills are spent.  Moments are counted in the run's processor time, so that they fall as often
+into a save on a busy machine as on an idle one.  Each finished run must equal one that was left alone: weights,
+optimizer state, every completion and its reward.  After every kill the newest checkpoint must be whole and no process
+left.  With --forked the runs are forks of this process, which has loaded Paddle: a third of the time per kill; the run
+they are compared with is started anew.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO
 
@@ -76,6 +79,79 @@ def start(words: list[str], errors: IO | int = subprocess.PIPE, **environment: s
     return process
 
 
+class Forked:
+    """A command of this package in a fork of this process; what `subprocess.Popen` offers, as far as it is used."""
+
+    def __init__(self, words: list[str]) -> None:
+        """Run the words behind `python -m r1_mllm`."""
+        from r1_mllm import cli
+        from r1_mllm.models import host
+        from r1_mllm.training import grpo  # noqa: F401  loaded once, here
+
+        host.loops()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            os.setsid()
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(nowhere, number)
+            code = 1
+            try:
+                cli.main(words)
+                code = 0
+            except SystemExit as end:
+                code = end.code
+            finally:
+                os._exit(code)
+        started.append(self.pid)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code."""
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+Run = subprocess.Popen | Forked
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process that has not been waited for."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def spend(process: Run, seconds: float) -> bool:
+    """Wait until a run has used so much processor time, all in all; False when it ended before."""
+    while process.poll() is None:
+        if processor_seconds(process.pid) >= seconds:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def whole_cost(process: Run) -> float:
+    """Wait for a run's end; its processor time."""
+    used = 0.0
+    while process.poll() is None:
+        used = processor_seconds(process.pid)
+        time.sleep(0.05)
+    return used
+
+
 def content(folder: Path, steps: int) -> dict[str, object]:
     """What must be equal of two finished runs."""
     last = folder / f"checkpoint-{steps}"
@@ -114,31 +190,31 @@ def orphans() -> list[int]:
     return found
 
 
-def storm(kills: int, steps: int, seed: int, seconds: float, root: Path) -> dict[str, int]:
+def storm(kills: int, steps: int, seed: int, seconds: float, root: Path, forked: bool = False) -> dict[str, int]:
     """Spend the kills (or the seconds); counts of kills, finished runs and whatever was wrong."""
     rng = random.Random(seed)
     train, reward = prepare(root)
     begun = time.monotonic()
     reference = root / "reference"
     process = start(command(train, reward, reference, steps))
-    assert process.wait() == 0, process.stderr.read().decode()
-    alone = time.monotonic() - begun
+    alone = whole_cost(process)
+    assert process.returncode == 0, process.stderr.read().decode()
     expected = content(reference, steps)
+    begin: Callable[[list[str]], Run] = (lambda words: Forked(words[3:])) if forked else start
+    if forked:
+        alone = whole_cost(begin(command(train, reward, root / "forked", steps)))
     told = {"kills": 0, "runs": 0, "unequal": 0, "damaged": 0, "failed": 0, "orphans": 0}
     while told["kills"] < kills and time.monotonic() - begun < seconds:
         folder = root / f"run-{told['runs']}"
         while True:
-            process = start(command(train, reward, folder, steps))
+            process = begin(command(train, reward, folder, steps))
             last = told["kills"] >= kills or time.monotonic() - begun > seconds
-            try:
-                code = process.wait(None if last else rng.uniform(0.3, 1.5) * alone)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                told["kills"] += 1
-                told["damaged"] += bool(folder.is_dir() and sound(folder))
-                continue
-            break
+            if last or not spend(process, rng.uniform(0.1, 0.9) * alone):
+                break
+            process.send_signal(signal.SIGKILL)
+            told["kills"] += process.wait() == -signal.SIGKILL
+            told["damaged"] += bool(folder.is_dir() and sound(folder))
+        code = process.wait()
         told["failed"] += code != 0
         told["runs"] += 1
         told["unequal"] += code != 0 or content(folder, steps) != expected
@@ -154,9 +230,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9, help="kill no more after so long")
+    parser.add_argument("--forked", action="store_true", help="runs are forks of this process")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        told = storm(given.kills, given.steps, given.seed, given.seconds, Path(folder))
+        told = storm(given.kills, given.steps, given.seed, given.seconds, Path(folder), given.forked)
     print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given.seed}")
     return int(any(told[name] for name in ("unequal", "damaged", "failed", "orphans")))
 
