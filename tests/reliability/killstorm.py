@@ -143,6 +143,11 @@ def spend(process: Run, seconds: float) -> bool:
     return False
 
 
+def spend_more(process: Run, seconds: float) -> bool:
+    """As `spend`, counted from now."""
+    return process.poll() is None and spend(process, processor_seconds(process.pid) + seconds)
+
+
 def whole_cost(process: Run) -> float:
     """Wait for a run's end; its processor time."""
     used = 0.0

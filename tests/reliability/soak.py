@@ -2,10 +2,10 @@
 """Train under random faults: `python tests/reliability/soak.py MINUTES [--seed K]` (scripts/soak.sh runs it).
 
 Runs follow each other on a small disk (a tmpfs where mounting is permitted), over data with hostile rows and with a
-reward file of its own.  Every few seconds one fault happens: the run is killed, or asked to stop, its reward worker is
-killed, the disk is filled for a while, or the newest checkpoint is damaged while nothing runs.  The same command is
-given again until the run is done; then its weights, optimizer state, completions and metrics must equal those of a run
-that was left alone.
+reward file of its own.  Every few seconds of the run's processor time one fault happens: the run is killed, or asked
+to stop, its reward worker is killed, the disk is filled for a while, or the newest checkpoint is damaged while nothing
+runs.  The same command is given again until the run is done; then its weights, optimizer state, completions and
+metrics must equal those of a run that was left alone.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Soak:
             if disturbed:
                 self._disturb(process, folder)
             code = process.wait()
-            self._fill(remove=True)
+            (self.disk / "filler").unlink(missing_ok=True)
             if code == 0:
                 return True
             # -SIGTERM: asked to stop before the interpreter had loaded the trainer
@@ -99,11 +99,8 @@ class Soak:
     def _disturb(self, process: subprocess.Popen, folder: Path) -> None:
         """Let one fault after the other happen until the process has ended."""
         while True:
-            try:
-                process.wait(self.rng.uniform(2.0, 12.0))
+            if not killstorm.spend_more(process, self.rng.uniform(1.0, 6.0)):
                 return
-            except subprocess.TimeoutExpired:
-                pass
             self.most_kb = max(self.most_kb, resident_kb(process.pid))
             fault = self.rng.choice(FAULTS)
             if fault == "full disk" and not self.mounted:
@@ -125,7 +122,7 @@ class Soak:
                 for pid in reward_workers(process.pid):
                     os.kill(pid, signal.SIGKILL)
             else:
-                self._fill()
+                self._fill(process)
 
     def _damage(self, folder: Path) -> None:
         """Flip a bit of the newest checkpoint, unless it is the only one."""
@@ -141,19 +138,16 @@ class Soak:
         content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
         path.write_bytes(content)
 
-    def _fill(self, remove: bool = False) -> None:
-        """Take all room of the disk, or give it back; a full disk stays so until the run ends or a save fails."""
+    def _fill(self, process: subprocess.Popen) -> None:
+        """Take all room of the disk for a while."""
         filler = self.disk / "filler"
-        if remove:
-            filler.unlink(missing_ok=True)
-            return
         with open(filler, "wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(1 << 16))
             except OSError:
                 pass
-        time.sleep(self.rng.uniform(0.2, 2.0))
+        killstorm.spend_more(process, self.rng.uniform(0.2, 2.0))
         filler.unlink()
 
 
