@@ -52,6 +52,7 @@ class Service:
 def serve(config: ServeConfig) -> None:
     """Load the model and answer requests; returns when the server has been told to stop and is done."""
     service = make(config)
+    service.listening.listen()  # who reads the line may connect at once
     print(f"{service.name} at {service.url}", flush=True)
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it is done
     try:
