@@ -223,6 +223,7 @@ def storm(kills: int, steps: int, seed: int, seconds: float, root: Path, forked:
         told["failed"] += code != 0
         told["runs"] += 1
         told["unequal"] += code != 0 or content(folder, steps) != expected
+        print(told, file=sys.stderr, flush=True)
     time.sleep(1.0)
     told["orphans"] = len(orphans())
     return told

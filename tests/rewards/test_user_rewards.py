@@ -215,6 +215,7 @@ def test_nothing_a_reward_does_reaches_the_run_or_the_next_sample(load):
 
 @pytest.mark.slow
 def test_mixed_calls_are_never_answered_by_each_other(load):
+    """R1_MLLM_CALLS sets how many; 1,000 were made once (docs/reliability.md)."""
     earn = load(NASTY)
     earn(group(), CONFIG)
     earn.calls = 10**6
@@ -222,7 +223,7 @@ def test_mixed_calls_are_never_answered_by_each_other(load):
     own_harm = ("closes_streams", "changes_the_group")  # what closes its streams cannot print from then on
     quick = [name for name in quick if name not in SLOW_TO_FAIL + own_harm]
     rng = np.random.default_rng(4)
-    for number in range(48):
+    for number in range(int(os.environ.get("R1_MLLM_CALLS", "48"))):
         earn._recent = []
         name = str(rng.choice(quick)) if number % 4 == 0 else "good"
         texts = ["x" * int(rng.integers(1, 50)) for _ in range(2)]

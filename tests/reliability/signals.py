@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a run to stop again and again: `python tests/reliability/signals.py --num N [--steps S] [--seed K]`.
+
+As killstorm.py --forked, but with SIGTERM, SIGINT or three SIGTERMs 0.2 s apart (as launchers send them).  Each time
+the run must end with 75 and have saved the last step it logged; each finished run must equal one that was left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import killstorm
+
+from r1_mllm.runtime import STOPPED
+
+BURSTS = ((signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM,) * 3)
+
+
+def stop(process: killstorm.Forked, burst: tuple[int, ...]) -> tuple[float, float]:
+    """Send the signals and wait for the end; seconds and processor seconds it took."""
+    begun, used = time.monotonic(), killstorm.processor_seconds(process.pid)
+    for number in burst:
+        process.send_signal(number)
+        until = time.monotonic() + 0.2 * (len(burst) > 1)
+        while time.monotonic() < until and process.poll() is None:
+            time.sleep(0.005)
+    after = used
+    while process.poll() is None:
+        after = killstorm.processor_seconds(process.pid)
+        time.sleep(0.002)
+    return time.monotonic() - begun, after - used
+
+
+def lost(folder: Path) -> int:
+    """Steps that are logged and not in the newest checkpoint."""
+    from r1_mllm.training import checkpoint
+
+    log = folder / "metrics.jsonl"
+    logged = log.read_bytes().count(b'"loss"') if log.exists() else 0
+    saved = checkpoint.checkpoints(folder) if folder.is_dir() else []
+    return logged - (saved[0][0] if saved else 0)
+
+
+def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
+    """Spend the signals; counts of what happened and the longest ends."""
+    rng = random.Random(seed)
+    train, reward = killstorm.prepare(root)
+    flags = {"save_steps": 8}
+    reference = root / "reference"
+    assert killstorm.start(killstorm.command(train, reward, reference, steps, **flags)).wait() == 0
+    expected = killstorm.content(reference, steps)
+    alone = killstorm.whole_cost(killstorm.Forked(killstorm.command(train, reward, root / "warm", steps, **flags)[3:]))
+    told = {"stops": 0, "bursts": 0, "steps_lost": 0, "other_codes": 0, "runs": 0, "unequal": 0}
+    longest = {"longest_end_s": 0.0, "longest_end_processor_s": 0.0}
+    while told["stops"] < num:
+        folder = root / f"run-{told['runs']}"
+        while True:
+            process = killstorm.Forked(killstorm.command(train, reward, folder, steps, **flags)[3:])
+            if told["stops"] >= num or not killstorm.spend(process, rng.uniform(0.1, 0.9) * alone):
+                break
+            burst = rng.choice(BURSTS)
+            taken = stop(process, burst)
+            if process.returncode == 0:  # too late: it was done
+                break
+            told["stops"] += 1
+            told["bursts"] += len(burst) > 1
+            told["other_codes"] += process.returncode != STOPPED
+            told["steps_lost"] += lost(folder)
+            longest = {name: max(most, new) for (name, most), new in zip(longest.items(), taken, strict=True)}
+        told["runs"] += 1
+        told["unequal"] += process.wait() != 0 or killstorm.content(folder, steps) != expected
+        print(told, file=sys.stderr, flush=True)
+    time.sleep(1.0)
+    return told | {"orphans": len(killstorm.orphans())} | {name: round(most, 2) for name, most in longest.items()}
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        told = storm(given.num, given.steps, given.seed, Path(folder))
+    print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given.seed}")
+    return int(any(told[name] for name in ("steps_lost", "other_codes", "unequal", "orphans")))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
