@@ -103,7 +103,7 @@ def sharding_of(words: Sequence[str]) -> list[str]:
     try:
         content = {} if by_name else json.loads(Path(path).read_text("utf-8"))
         stage = int(by_name[1]) if by_name else content.get("zero_optimization", {}).get("stage", 0)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise Stop(f"--deepspeed {path}: cannot be read ({error}); leave the flag out or give another file") from None
     wanted = [f"stage{stage}"] if stage else []
     meaning = f"mapped to --sharding stage{stage}" if stage else "nothing is sharded"

@@ -48,7 +48,7 @@ def read_spec(folder: str | Path) -> AdapterSpec:
         raise ValueError(f"{folder}: no {CONFIG}; an adapter is a folder with {CONFIG} and {WEIGHTS}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(fields, dict) or fields.get("peft_type") != "LORA":
         found = fields.get("peft_type") if isinstance(fields, dict) else fields

@@ -185,7 +185,7 @@ class ModelArch:
             raise ValueError(f"{file}: no such file; a model folder needs config.json beside its weights")
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: not valid JSON ({error}); download it again") from error
         if not isinstance(config, dict):
             raise ValueError(f"{file}: holds {type(config).__name__}, a JSON object is needed; download it again")

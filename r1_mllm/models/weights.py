@@ -161,7 +161,7 @@ def _read_index(folder: Path) -> dict[str, str]:
         return {}
     try:
         weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: not a weight index ({error!r}); download it again") from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{file}: weight_map is {weight_map!r}; download it again")

@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; ValueError naming the file when it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")

@@ -63,7 +63,10 @@ def _verl(row: Row, where: str) -> Row:
 def source_row(extra_info: Mapping[str, Any]) -> Row:
     """The row that `r1-mllm data convert` kept in extra_info.source; empty for files of other programs."""
     text = extra_info.get("source")
-    return json.loads(text) if isinstance(text, str) and text.startswith("{") else {}
+    try:
+        return json.loads(text) if isinstance(text, str) and text.startswith("{") else {}
+    except RecursionError as error:
+        raise ValueError("extra_info.source is nested too deeply") from error
 
 
 def _polymath(row: Row, where: str) -> Row:

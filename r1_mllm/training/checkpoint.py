@@ -354,7 +354,7 @@ def _earlier_run(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Stop(f"{path} is damaged ({error}); --overwrite_output_dir moves the run aside", OUTPUT) from error
 
 

@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | str:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         return f"{path} is missing"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{path} is not JSON"
     if not isinstance(manifest, dict) or manifest.get("self") != _self_hash(manifest):
         return f"{path} does not carry its own hash"

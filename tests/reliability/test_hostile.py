@@ -364,3 +364,25 @@ def test_awkward_pictures_stay_small_in_memory():
         open_image(large.getvalue())
     clear = Image.new("RGBA", (30, 30), (255, 0, 0, 0))
     assert np.asarray(open_image(clear)).min() == 255
+
+
+def test_files_of_a_folder_that_nest_without_end_are_refused_by_name(tmp_path):
+    from r1_mllm.models import adapter_files, weights
+    from r1_mllm.models.config import ModelArch
+    from r1_mllm.processing.image import read_json
+    from r1_mllm.training import durable
+
+    deep = '{"a":' * 100_000
+    for name in (adapter_files.CONFIG, "config.json", weights.INDEX, durable.MANIFEST):
+        (tmp_path / name).write_text(deep)
+    readers = {
+        adapter_files.CONFIG: adapter_files.read_spec,
+        "config.json": ModelArch.from_pretrained,
+        weights.INDEX: weights._read_index,
+    }
+    for name, read_file in readers.items():
+        with pytest.raises(ValueError, match=re.escape(name)):
+            read_file(tmp_path)
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        read_json(tmp_path / "config.json")
+    assert "is not JSON" in durable.read_manifest(tmp_path)

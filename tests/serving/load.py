@@ -14,10 +14,12 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -53,7 +55,8 @@ class Server:
     def __init__(self, stand_in: bool, *flags: str) -> None:
         kind = "stand-in" if stand_in else "golden"
         words = [sys.executable, __file__, "--serve", kind, *flags]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = next(text for text in self.process.stdout if " at http" in text)
         host, port = line.split("//")[1].split("/")[0].split(":")
         self.host, self.port = host, int(port)
@@ -65,6 +68,13 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+        self.log.close()
+
+    @property
+    def finished(self) -> int:
+        """Requests it says it has answered, now that it has ended."""
+        self.log.seek(0)
+        return int(re.search(r"stopped after (\d+) requests", self.log.read())[1])
 
     @property
     def num_files(self) -> int:
@@ -194,9 +204,9 @@ async def _health(server: Server, until: float) -> float:
     return slowest
 
 
-async def slow(connections: int) -> dict[str, object]:
+async def slow(connections: int, idle_seconds: float = 5.0) -> dict[str, object]:
     """Open connections that send a header letter by letter (slowloris), and ask for health and an answer meanwhile."""
-    with Server(False, "--idle_seconds", "5") as server, contextlib.ExitStack() as stack:
+    with Server(False, "--idle_seconds", str(idle_seconds)) as server, contextlib.ExitStack() as stack:
         await _warm(server)
         before = server.num_files
         address = (server.host, server.port)
@@ -204,7 +214,7 @@ async def slow(connections: int) -> dict[str, object]:
         for connection in opened:
             connection.sendall(b"POST /v1/chat/comp")
         dripping = [asyncio.create_task(_drip(connection)) for connection in opened]
-        slowest = await _health(server, time.monotonic() + 3.0)
+        slowest = await _health(server, time.monotonic() + 0.6 * idle_seconds)
         client = Client(server)
         status, _, _ = await client.ask(request())
         client.close()
@@ -215,7 +225,10 @@ async def slow(connections: int) -> dict[str, object]:
         for task in dripping:
             task.cancel()
         told = {"connections": connections, "slowest_health_ms": round(1000 * slowest), "an_answer": status}
-        return told | {"closed_after_3s_and": round(waited, 1), "files_left": server.num_files - before}
+        return told | {
+            "seconds_until_closed": round(waited + 0.6 * idle_seconds, 1),
+            "files_left": server.num_files - before,
+        }
 
 
 async def _drip(connection: socket.socket) -> None:
@@ -273,15 +286,20 @@ async def drain(clients: int) -> dict[str, object]:
         tally = Tally()
         asking = [asyncio.create_task(_keep_asking(server, tally, time.monotonic() + 60)) for _ in range(clients)]
         await asyncio.sleep(2.0)
-        cut_before = tally.statuses[0]
         server.process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         await asyncio.gather(*asking)
         code = await asyncio.to_thread(server.process.wait, 40)
-        told = {"clients": clients, "answered": tally.statuses[200], "refused": tally.statuses[429]}
         other = sum(n for status, n in tally.statuses.items() if status not in (0, 200, 429, 503))
-        took = round(time.monotonic() - begun, 2)
-        return told | {"other_statuses": other, "cut_before": cut_before, "seconds_to_end": took, "exit": code}
+        return {
+            "clients": clients,
+            "answered": tally.statuses[200],
+            "answers_lost": server.finished - tally.statuses[200],
+            "refused": tally.statuses[429],
+            "other_statuses": other,
+            "seconds_to_end": round(time.monotonic() - begun, 2),
+            "exit": code,
+        }
 
 
 def main() -> int:

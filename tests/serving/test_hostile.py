@@ -273,7 +273,8 @@ def test_clients_that_leave_take_their_files_with_them(server):
             message = head.encode() + content
             connection.sendall(message[: rng.choice([10, len(head), len(message)])])
     deadline = time.monotonic() + 20
-    while server.service.scheduler.num_running or len(os.listdir("/proc/self/fd")) > before + 2:
+    scheduler = server.service.scheduler
+    while scheduler.num_running or scheduler.num_waiting or len(os.listdir("/proc/self/fd")) > before + 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert server.post(body()).status_code == 200

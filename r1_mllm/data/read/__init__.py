@@ -289,7 +289,7 @@ def _saved_shards(folder: Path) -> list[Path]:
     state = folder / "state.json"
     try:
         names = [entry["filename"] for entry in json.loads(state.read_text("utf-8"))["_data_files"]]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{state}: not the state file of a saved data set ({error!r})") from error
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
     if missing:
