@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,6 +55,8 @@ def test_a_rank_that_hangs_ends_all_with_the_stacks_of_all(request, tmp_path, ki
     assert process.returncode != 0 and begun is not None
     assert time.monotonic() - begun < STALL + 15
     assert storm().left_behind(tree, process.pid) == []
+    shared = {number for name in os.listdir("/dev/shm") for number in re.findall(r"\d+", name)}
+    assert not shared & {str(number) for number, _ in tree}
     first, second = ((folder / f"stacks/rank00{rank}.txt").read_text() for rank in (0, 1))
     assert line in second and "hanging_rank.py" in second
     assert "gate.py" in first or "all_gather_object" in first  # rank 0 waits for the other one

@@ -165,6 +165,21 @@ def test_a_step_none_of_whose_rows_is_left_is_not_taken(request, tmp_path):
     assert [(row["step"], row["id"]) for row in lines(out / "dropped.jsonl")] == [(3, name) for name in rows[2:5]]
 
 
+def test_dynamic_sampling_goes_on_drawing_without_the_bad_rows(request, tmp_path):
+    write_rows(tmp_path)
+    bad = order()[1:5]  # the reward deletes the picture of the last of them
+    for number in bad[:-1]:
+        damage(tmp_path / f"{number}.png")
+    more = ("--dynamic_sampling", "True", "--max_num_gen_batches", "3", "--max_steps", "1", "--max_bad", "4")
+    config = parse(GrpoConfig, grpo_words(request, tmp_path, tmp_path / "run", *more), "x")
+    grpo.train(config)
+    (ids,) = trained_on(tmp_path / "run").values()
+    state = json.loads((tmp_path / "run/checkpoint-1/state/trainer.json").read_text())["trainer"]["stream"]
+    drawn = order()[: state["index"]]
+    assert len(drawn) >= 4 and sorted(ids) == sorted(f"row-{number}" for number in drawn if number not in bad)
+    assert [row["id"] for row in lines(tmp_path / "run/dropped.jsonl")] == [f"row-{number}" for number in bad]
+
+
 @pytest.mark.slow
 def test_two_ranks_drop_as_one_process_does(request, tmp_path):
     """First rank 1 has nothing left of a step, then rank 0; the other one goes on."""
