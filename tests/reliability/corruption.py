@@ -157,6 +157,7 @@ def run_commands(num: int, seed: int) -> list[str]:
             what = ", ".join(damage(folder / f"checkpoint-{step}", rng) for step in steps)
             problem = _not_resumed(words, folder, kept) if len(steps) == 1 else _not_refused(words, folder)
             wrong += [f"{number}: {what}: {problem}"] if problem else []
+            print(f"start {number + 1}: {what}: {problem or 'as it should be'}", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
     return wrong
 
