@@ -152,6 +152,7 @@ def next_steps(folder: Path, test: Path) -> str:
             "Serve it:          " + f"{program} serve --model_path {model} --web",
             "Train it further:  " + f"{program} grpo --config {args} --model_name_or_path {model} "
             "--dataset_name YOURS.jsonl --image_root FOLDER --eval_dataset_name HELD_OUT.jsonl --output_dir runs/mine",
+            f"It has seen pictures of {SIDE} x {SIDE} px with such shapes only; for others take a published model.",
         ]
     )
 
