@@ -138,6 +138,6 @@ class Frame:
 
     def axes(self) -> str:
         parts = [self.y_axis()]
-        for step in ticks(self.step_low, self.step_high, 5):
+        for step in filter(float.is_integer, map(float, ticks(self.step_low, self.step_high, 5))):
             parts.append(f'<text x="{self.x(step):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{number(step)}</text>')
         return "".join(parts)

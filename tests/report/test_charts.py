@@ -61,3 +61,8 @@ def test_a_long_run_is_thinned_but_ends_where_it_ends():
 def test_several_series_have_a_legend_and_one_has_none():
     assert legend(["reward"]) == ""
     assert legend(["accuracy", "<x>"]).count("<span>") == 2 and "&lt;x&gt;" in legend(["accuracy", "<x>"])
+
+
+def test_steps_are_whole_numbers_in_a_short_run():
+    drawn = line_chart({"reward": [(step, 0.3 * step) for step in range(1, 13)]})
+    assert ">5</text>" in drawn and ">10</text>" in drawn and ">7.5</text>" not in drawn
