@@ -21,7 +21,7 @@ from paddle.nn import functional as F
 from . import kernels
 from .dense_attention import MASKED, DenseLayout, Rectangle, attend_dense
 
-MIN_STRETCH, MAX_STRETCHES = 64, 8
+MIN_STRETCH, MAX_STRETCHES = 32, 8
 """Queries of a causal rectangle are cut into at most so many stretches of at least so many tokens."""
 
 PADDING_LIMIT = 1.25
@@ -138,18 +138,21 @@ def _causal(num_q: int, num_k: int) -> np.ndarray:
 def _causal_rectangles(plan: _HeadPlan, own: np.ndarray, before: np.ndarray) -> Iterator[Rectangle]:
     """Let tokens own [B, Q] look at tokens before [B, S] (-1: padding) and at their own past.
 
-    Queries are taken in stretches, each with the keys up to its end: half of a causal square need not be computed.
+    Queries are taken in stretches, each with the keys up to its end, and of the rows that reach it alone: neither half
+    of a causal square nor the rest of a short row need be computed.
     """
     num_before, length = before.shape[1], own.shape[1]
     stretch = max(MIN_STRETCH, -(-length // MAX_STRETCHES))
     for start in range(0, length, stretch):
-        end = min(start + stretch, length)
-        keys = np.concatenate([before, own[:, :end]], axis=1)
+        reached = own[:, start] >= 0
+        rows, past = own[reached], before[reached]
+        end = min(start + stretch, int((rows >= 0).sum(axis=1).max()))
+        keys = np.concatenate([past, rows[:, :end]], axis=1)
         mask = _causal(end - start, num_before + end)
-        if (before < 0).any():
-            hidden = np.concatenate([before < 0, np.zeros([len(own), end], bool)], axis=1)
+        if (past < 0).any():
+            hidden = np.concatenate([past < 0, np.zeros([len(rows), end], bool)], axis=1)
             mask = np.where(hidden[:, None], np.float32(MASKED), mask)
-        yield plan.rectangle(own[:, start:end], keys, mask)
+        yield plan.rectangle(rows[:, start:end], keys, mask)
 
 
 def _block_rectangles(spans: list[GroupSpan], plan: _HeadPlan) -> list[Rectangle]:
