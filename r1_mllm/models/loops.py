@@ -4,8 +4,8 @@
 Each writes into arrays it is given and lets other Python threads run.  tests/models/test_loops.py compares them with
 plain numpy.
 
-Shape letters: T tokens, C hidden size, X any rows, S keys, V vocabulary, D head size, I intermediate size; while
-decoding B groups, M samples per group, N = B * M rows, K key/value heads, R query heads per key head, L tail columns.
+Shape letters: T tokens, C hidden size, X any rows, S keys, V vocabulary, D head size, I intermediate size; N rows while
+decoding.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ LOWEST, HIGHEST = F4(-87.0), F4(88.0)
 TILE = 32
 """Side of the squares a transpose goes by: both sides of one stay in the first-level cache."""
 
-BLOCK = 256
-"""Ids that are summed before one of them is looked for."""
-
-_OPTIONS = {
+OPTIONS = {
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # sums in vector lanes; NaN and infinity stay what they are
@@ -36,9 +33,9 @@ _OPTIONS = {
 def loop(function):
     """Compile at the first call; the result is kept beside this file or in the user's cache folder, if there is one."""
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return njit(cache=True, **OPTIONS)(function)
     except RuntimeError:
-        return njit(**_OPTIONS)(function)
+        return njit(**OPTIONS)(function)
 
 
 @intrinsic
@@ -52,7 +49,7 @@ def _as_float(typing_context, bits):
 
 
 @njit(inline="always")
-def _power(x):
+def exp(x):
     """e to the power of x, to 2 units in the last place: Cody and Waite's reduction, Cephes' polynomial."""
     x = LOWEST if x < LOWEST else x  # in this order NaN stays NaN
     x = HIGHEST if x > HIGHEST else x
@@ -102,17 +99,7 @@ def silu_times(gate, up, out):
     """out = silu(gate) * up, all [X, I]."""
     for t in range(gate.shape[0]):
         for i in range(gate.shape[1]):
-            out[t, i] = gate[t, i] * up[t, i] / (F4(1.0) + _power(-gate[t, i]))
-
-
-@loop
-def silu_times_halves(both, out):
-    """out [X, I] = silu(gate) * up of both [X, 2I], gate first."""
-    width = out.shape[1]
-    for t in range(out.shape[0]):
-        for i in range(width):
-            gate = both[t, i]
-            out[t, i] = gate * both[t, width + i] / (F4(1.0) + _power(-gate))
+            out[t, i] = gate[t, i] * up[t, i] / (F4(1.0) + exp(-gate[t, i]))
 
 
 @loop
@@ -121,7 +108,7 @@ def silu_times_gradient(gate, up, inner, grad_up, hidden):
     for t in range(gate.shape[0]):
         for i in range(gate.shape[1]):
             x, u, d = gate[t, i], up[t, i], inner[t, i]
-            sigmoid = F4(1.0) / (F4(1.0) + _power(-x))
+            sigmoid = F4(1.0) / (F4(1.0) + exp(-x))
             silu = x * sigmoid
             grad_up[t, i] = d * silu
             hidden[t, i] = silu * u
@@ -150,7 +137,7 @@ def rotate(x, cos, sin, num_turned, direction, out):
 
 
 @njit(fastmath=True)
-def _largest(row):
+def largest(row):
     """Largest number of a row, perhaps off by a rounding; NaN counts as any number.
 
     A sum, because LLVM puts sums in vector lanes and a running maximum not: eight times as fast.
@@ -164,11 +151,11 @@ def _largest(row):
 
 @njit(inline="always")  # as a function of its own, a process that compiles it gets other bits than one that loads it
 def _softmax_row(row):
-    top = _largest(row)
+    top = largest(row)
     total = F4(0.0)
     for i in range(row.size):
         below = row[i] - top
-        power = F4(0.0) if below < LOWEST else _power(below)  # what a mask hides counts nothing at all
+        power = F4(0.0) if below < LOWEST else exp(below)  # what a mask hides counts nothing at all
         row[i] = power
         total += power
     inverse = F4(1.0) / total
@@ -209,10 +196,10 @@ def pick_logp(logits, targets, logp):
     """Replace each row of logits [X, V] by its softmax and write the log-probability of its target to logp [X]."""
     for t in range(logits.shape[0]):
         row = logits[t]
-        top, chosen = _largest(row), row[targets[t]]
+        top, chosen = largest(row), row[targets[t]]
         total = F4(0.0)
         for i in range(row.size):
-            power = _power(row[i] - top)
+            power = exp(row[i] - top)
             row[i] = power
             total += power
         logp[t] = np.float64(chosen) - np.float64(top) - np.log(np.float64(total))
@@ -228,86 +215,6 @@ def pick_logp_gradient(probs, targets, grad):
         for i in range(probs.shape[1]):
             probs[t, i] *= -grad[t]
         probs[t, targets[t]] += grad[t]
-
-
-@loop
-def decode_heads(qkv, bias, cos, sin, column, q, tail_k, tail_v):
-    """Add bias to qkv [N, K * (R + 2) * D], turn queries and keys, and store all three where attention wants them.
-
-    Args:
-        cos, sin: [N, D / 2].  column: of the tail.  q: [B, K, M, R, D], also scaled by 1 / sqrt(D).
-        tail_k: [B, K, M, D, L].  tail_v: [B, K, M, L, D].
-    """
-    groups, heads, samples, repeat, size = q.shape
-    half, scale = size // 2, F4(1.0) / np.sqrt(F4(size))
-    for g in range(groups):
-        for m in range(samples):
-            n = g * samples + m
-            for h in range(heads):
-                low = h * (repeat + 2) * size
-                for r in range(repeat + 1):
-                    for d in range(half):
-                        i = low + r * size + d
-                        a, b = qkv[n, i] + bias[i], qkv[n, i + half] + bias[i + half]
-                        first, second = a * cos[n, d] - b * sin[n, d], b * cos[n, d] + a * sin[n, d]
-                        if r < repeat:
-                            q[g, h, m, r, d], q[g, h, m, r, d + half] = first * scale, second * scale
-                        else:
-                            tail_k[g, h, m, d, column], tail_k[g, h, m, d + half, column] = first, second
-                for d in range(size):
-                    i = low + (repeat + 1) * size + d
-                    tail_v[g, h, m, column, d] = qkv[n, i] + bias[i]
-
-
-@loop
-def join_heads(on_prompt, on_tail, out):
-    """out [N, K * R * D] = on_prompt + on_tail, both [B, K, M, R, D]."""
-    groups, heads, samples, repeat, size = on_tail.shape
-    for g in range(groups):
-        for m in range(samples):
-            for h in range(heads):
-                for r in range(repeat):
-                    low = (h * repeat + r) * size
-                    for d in range(size):
-                        out[g * samples + m, low + d] = on_prompt[g, h, m, r, d] + on_tail[g, h, m, r, d]
-
-
-@loop
-def draw(logits, temperature, allowed, uniforms, ids, logprobs):
-    """Draw an id per row of logits [N, V] by inverting the cumulative distribution of the allowed ids.
-
-    Args:
-        allowed: [V] 1 or 0.  uniforms: [N] in [0, 1).
-        ids: [N] int64.  logprobs: [N] nats under softmax(logits / temperature) over all ids.
-    """
-    coldness, sums = F4(1.0) / F4(temperature), np.empty((logits.shape[1] + BLOCK - 1) // BLOCK)
-    row = np.empty(logits.shape[1], F4)
-    for n in range(logits.shape[0]):
-        given = logits[n]
-        top = _largest(given)
-        total, kept = F4(0.0), 0.0
-        for i in range(row.size):
-            power = _power((given[i] - top) * coldness)
-            row[i] = power
-            total += power
-        for block in range(sums.size):
-            part = F4(0.0)
-            for i in range(block * BLOCK, min(block * BLOCK + BLOCK, row.size)):
-                row[i] *= allowed[i]
-                part += row[i]
-            kept += part
-            sums[block] = part
-        target, block = uniforms[n] * kept, 0
-        while block < sums.size - 1 and sums[block] <= target:
-            target -= sums[block]
-            block += 1
-        chosen, reached = -1, 0.0
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, row.size)):
-            if row[i] > 0.0 and (chosen < 0 or reached <= target):
-                chosen = i  # the block's last allowed id, where rounding left the target above its sum
-                reached += row[i]
-        ids[n] = chosen
-        logprobs[n] = np.log(row[chosen] / total)
 
 
 @loop

@@ -26,13 +26,15 @@ class CacheBudget:
     """Keys and values of one token in all layers."""
     length: int
     """Most tokens of a completion."""
+    block: int
+    """Prompts take a multiple of so many places."""
 
     @classmethod
-    def of(cls, arch: TextArch, dtype: str, length: int, megabytes: int | None) -> CacheBudget:
+    def of(cls, arch: TextArch, dtype: str, length: int, megabytes: int | None, block: int) -> CacheBudget:
         """Give the budget of a decoder whose cache is kept in `dtype`; 1 MB is 2**20 bytes."""
         per_layer = 2 * arch.num_key_value_heads * arch.head_dim * BYTES_PER_NUMBER[dtype]
         limit = None if megabytes is None else int(megabytes * 2**20)
-        return cls(limit, arch.num_hidden_layers * per_layer, length)
+        return cls(limit, arch.num_hidden_layers * per_layer, length, block)
 
     @property
     def columns(self) -> int:
@@ -41,8 +43,11 @@ class CacheBudget:
 
     def needed(self, prompt_lengths: Sequence[int], samples: int) -> int:
         """Bytes of groups with these prompts and `samples` rows each once their rows are as long as they may become."""
-        groups = len(prompt_lengths)
-        return groups * (max(prompt_lengths, default=0) + samples * self.columns) * self.token_bytes
+        prompt = self._padded(max(prompt_lengths, default=0))
+        return len(prompt_lengths) * (prompt + samples * self.columns) * self.token_bytes
+
+    def _padded(self, prompt_length: int) -> int:
+        return -(-prompt_length // self.block) * self.block
 
     def fits(self, prompt_lengths: Sequence[int], samples: int) -> bool:
         """Say whether such groups may be decoded together."""
@@ -52,7 +57,7 @@ class CacheBudget:
         """How many of the `wanted` rows of one prompt may be decoded together; none is an error that says what is."""
         if self.limit is None:
             return wanted
-        rows = (self.limit // self.token_bytes - prompt_length) // self.columns
+        rows = (self.limit // self.token_bytes - self._padded(prompt_length)) // self.columns
         if rows < 1:
             least = -(-self.needed([prompt_length], 1) // 2**20)
             raise Stop(

@@ -54,8 +54,13 @@ class Prefill:
 class Cache:
     """The caches of all layers and the masks that belong to them."""
 
-    def __init__(self, num_kv_heads: int, repeat: int, head_dim: int, dtype: str, score_dtype: str):
-        """Args: dtype: of keys and values.  score_dtype: of the scores, and so of the masks."""
+    def __init__(self, num_kv_heads: int, repeat: int, head_dim: int, dtype: str, score_dtype: str, block: int = 1):
+        """Args: dtype: of keys and values.  score_dtype: of the scores, and so of the masks.
+
+        block: prefixes are padded to a multiple of it; with more than 1 there are no masks, as steps on a CPU look at
+        `prompt_lengths` and `first_column`.
+        """
+        self.block = block
         self.num_kv_heads, self.repeat, self.head_dim = num_kv_heads, repeat, head_dim
         self.dtype, self.score_dtype = dtype, score_dtype
         self.layers: list[LayerCache] = []
@@ -101,7 +106,7 @@ class Cache:
         columns = (used // COLUMNS + 1) * COLUMNS
         added_lengths = added.lengths if added is not None else np.zeros([0], np.int64)
         self.prompt_lengths = np.concatenate([self.prompt_lengths[groups], added_lengths])
-        longest = int(self.prompt_lengths.max())
+        longest = -(-int(self.prompt_lengths.max()) // self.block) * self.block
         tail_index = self._tail_index(sources, old_samples)
         prefix_index = None
         if len(groups):
@@ -114,7 +119,8 @@ class Cache:
             self.layers[i_layer : i_layer + 1] = [LayerCache(*prefix, *tail)]
         self.first_column = (first - shift).reshape(sources.shape)
         self.column = used
-        self._make_masks(columns, longest)
+        if self.block == 1:
+            self._make_masks(columns, longest)
 
     def _tail_index(self, sources: np.ndarray, old_samples: int) -> np.ndarray:
         """Old tail rows [B'*K*S'] (b, k, s order); a fresh row takes row 0, whose columns its mask hides."""

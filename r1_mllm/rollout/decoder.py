@@ -8,21 +8,26 @@ P longest prompt, L tail columns, V vocabulary, T packed prompt tokens.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ..models import fast_ops, host, kernels, mkl, threads
+from ..models import fast_ops, host, kernels, threads
 from ..models.config import TextArch
 from ..models.layers import half_turn
 from ..models.qwen_vl import QwenVL
 from ..models.text import DecoderLayer, rope_angles
 from ..records import Prompt
 from .cache import Cache, LayerCache, Prefill
-from .host_step import HostLayer, HostStep
+
+if TYPE_CHECKING:
+    from .host_step import HostLayer, HostStep, Packed
 
 
 def _image_key(pixels: np.ndarray, grid: np.ndarray) -> tuple[bytes, int, int]:
@@ -36,6 +41,12 @@ def _split_images(prompt: Prompt) -> list[tuple[np.ndarray, np.ndarray]]:
         return []
     borders = np.cumsum(prompt.grids.prod(axis=1))[:-1]
     return list(zip(np.split(prompt.pixels, borders), prompt.grids, strict=True))
+
+
+@functools.cache
+def _host_step() -> ModuleType:
+    """The module of steps on a CPU; imported when first needed, it needs numba."""
+    return importlib.import_module(".host_step", __package__)
 
 
 @dataclass
@@ -93,12 +104,14 @@ class Decoder:
     @functools.cached_property
     def host_layers(self) -> list[HostLayer]:
         """The layers' weights for steps of `HostStep`."""
-        return [HostLayer(_layer_weights(layer, self.arch)) for layer in self.model.text.layers]
+        make, layers = _host_step().HostLayer, self.model.text.layers
+        return threads.run(lambda layer: make(_layer_weights(layer, self.arch)), layers)
 
     @functools.cached_property
-    def host_head(self) -> mkl.Factor | mkl.PlainFactor:
-        """The head's weight for steps of `HostStep`."""
-        return mkl.factor(self.head, transposed=True)
+    def host_head(self) -> Packed | None:
+        """The head's weight for steps of `HostStep`; None where it is too large to exist twice."""
+        module = _host_step()
+        return module.Packed(self.head, transposed=True) if 4 * self.head.size <= module.HEAD_LIMIT else None
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
         """Logits [rows, V] of normed states [rows, C]."""
@@ -107,7 +120,8 @@ class Decoder:
     def new_cache(self) -> Cache:
         arch = self.arch
         repeat = arch.num_attention_heads // arch.num_key_value_heads
-        return Cache(arch.num_key_value_heads, repeat, arch.head_dim, self.cache_dtype, self.model.dtype)
+        sizes = arch.num_key_value_heads, repeat, arch.head_dim
+        return Cache(*sizes, self.cache_dtype, self.model.dtype, _host_step().tiles.BLOCK if self.on_host else 1)
 
     def encode_images(self, prompts: Sequence[Prompt]) -> list[paddle.Tensor | None]:
         """Visual tokens [M, C] of each prompt, or None; a picture that several prompts share is encoded once."""
@@ -189,7 +203,7 @@ class Decoder:
         """
         if self.on_host:
             if self.host_step is None or self.host_step.generation != cache.generation:
-                self.host_step = HostStep(self, cache)
+                self.host_step = _host_step().HostStep(self, cache)
             return self.host_step(ids, *self._rotary(positions))
         text, eps, norm = self.model.text, self.arch.rms_norm_eps, kernels.rms_norm
         column = cache.open_column()

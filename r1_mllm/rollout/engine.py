@@ -132,7 +132,8 @@ class Run:
     def __init__(self, decoder: Decoder, sampler: Sampler, stop_ids: set[int], length: int, config: RolloutConfig):
         self.decoder, self.sampler, self.stop_ids, self.length, self.config = decoder, sampler, stop_ids, length, config
         self.cache: Cache = decoder.new_cache()
-        self.budget = CacheBudget.of(decoder.arch, self.cache.dtype, length, config.rollout_cache_mb)
+        limit = config.rollout_cache_mb
+        self.budget = CacheBudget.of(decoder.arch, self.cache.dtype, length, limit, self.cache.block)
         self.peak_cache_bytes = 0
         self.jobs: list[Job] = []
         self.grid: list[list[Row | None]] = []

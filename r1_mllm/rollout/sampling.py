@@ -6,8 +6,11 @@ Shape letters: B rows, V vocabulary, L most tokens of a completion.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import paddle
@@ -18,6 +21,12 @@ from ..models import host
 
 BANNED = -1e30
 """Added to the logits of ids that must never be chosen greedily."""
+
+
+@functools.cache
+def _host_loops() -> ModuleType:
+    """The module of compiled loops; imported when first needed, it needs numba."""
+    return importlib.import_module(".host_loops", __package__)
 
 
 def row_uniforms(seed: int, prompt: int, sample: int, num: int) -> np.ndarray:
@@ -103,10 +112,11 @@ class Sampler:
         return Draw(ids.numpy().reshape([-1]), np.log(chosen.numpy()))
 
     def _draw_by_loop(self, logits: paddle.Tensor, uniforms: np.ndarray) -> Draw:
+        loops, helpers = _host_loops(), _host_loops().crew()
         ids, logprobs = np.empty(len(uniforms), np.int64), np.empty(len(uniforms), np.float32)
-        host.loops().draw(
-            host.array(logits), self.config.temperature, self.allowed[0], uniforms.astype(np.float32), ids, logprobs
-        )
+        powers = np.empty([helpers.size, self.allowed.size], np.float32)
+        given = host.array(logits), self.config.temperature, self.allowed[0], uniforms.astype(np.float32)
+        helpers.run(loops.draw, *given, powers, ids, logprobs)
         return Draw(ids, logprobs)
 
     def _draw(self, probs: paddle.Tensor, uniforms: paddle.Tensor) -> paddle.Tensor:

@@ -78,32 +78,6 @@ def test_logp_of_far_apart_logits():
     np.testing.assert_allclose(kept, grad[:, None] * (np.eye(9)[targets] - np.exp(want)), atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_draws_follow_the_distribution_without_the_banned(temperature):
-    logits = np.tile(values(1, 700, size=2.0), [4000, 1])
-    allowed = np.ones(700, np.float32)
-    allowed[np.argsort(-logits[0])[:3]] = 0  # the three most likely are banned
-    probs = softmax(logits[0].astype(np.float64) / temperature)
-    uniforms = ((np.arange(4000) + 0.5) / 4000).astype(np.float32)
-    ids, logprobs = np.empty(4000, np.int64), empty(4000)
-    before = logits.copy()
-    host.loops().draw(logits, temperature, allowed, uniforms, ids, logprobs)
-    np.testing.assert_array_equal(logits, before)
-    kept = probs * allowed
-    want = np.searchsorted(np.cumsum(kept) / kept.sum(), uniforms, side="right")
-    assert (ids != want).sum() <= 2  # a uniform on a border
-    np.testing.assert_allclose(logprobs, np.log(probs[ids]), rtol=1e-5, atol=1e-5)
-
-
-def test_the_largest_uniform_draws_an_allowed_id():
-    logits, allowed = np.zeros([3, 600], np.float32), np.zeros(600, np.float32)
-    allowed[[5, 300]] = 1
-    ids, logprobs = np.empty(3, np.int64), empty(3)
-    host.loops().draw(logits, 1.0, allowed, np.array([0.0, 0.5, 0.99999994], np.float32), ids, logprobs)
-    assert ids.tolist() == [5, 300, 300]
-    np.testing.assert_allclose(logprobs, -np.log(600), rtol=1e-6)
-
-
 @pytest.mark.parametrize("loops", [True, False])
 @pytest.mark.parametrize("size", [1.0, 12.0])
 def test_attention_and_its_gradient_by_the_formula(size, loops, monkeypatch):

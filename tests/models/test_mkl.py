@@ -30,29 +30,3 @@ def test_products_of_column_windows(name):
         mkl.product(*windows, mkl.Window(out, 3, want.shape[1]), **how, add=add)
     np.testing.assert_allclose(out.numpy()[:, 3 : 3 + want.shape[1]], 2 * want, rtol=1e-5, atol=1e-5)
     assert (out.numpy()[:, :3] == 2.0).all() and (out.numpy()[:, 3 + want.shape[1] :] == 2.0).all()
-
-
-@pytest.mark.parametrize("kind", [mkl.Factor, mkl.PlainFactor])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_factors_multiply_any_number_of_rows(kind, transposed):
-    rng = np.random.default_rng(8)
-    weight = rng.normal(size=(37, 70)).astype(np.float32)
-    tensor = paddle.to_tensor(np.ascontiguousarray(weight.T) if transposed else weight)
-    factor = kind(tensor, transposed)
-    for rows in (1, 3, 64, 65):
-        x, out = rng.normal(size=(rows, 37)).astype(np.float32), np.full([rows, 70], 5.0, np.float32)
-        once, twice = factor.prepared(x, out, add=False), factor.prepared(x, out, add=True)
-        once()
-        twice()
-        np.testing.assert_allclose(out, 2 * x @ weight, rtol=1e-4, atol=1e-4)
-
-
-def test_a_packed_weight_keeps_its_numbers_and_a_large_one_is_not_packed(monkeypatch):
-    weight = paddle.ones([4, 5])
-    packed = mkl.factor(weight)
-    weight.fill_(7.0)
-    x, out = np.ones([2, 4], np.float32), np.empty([2, 5], np.float32)
-    packed.prepared(x, out, add=False)()
-    assert (out == 4.0).all()
-    monkeypatch.setattr(mkl, "PACK_LIMIT", 79)
-    assert isinstance(mkl.factor(weight), mkl.PlainFactor)

@@ -39,6 +39,7 @@ def logits_of_steps(model, prompts, on_host):
     decoder = Decoder(model)
     assert decoder.on_host
     decoder.on_host = on_host
+    decoder.tables = None
     cache, found = decoder.new_cache(), []
     ids = np.random.default_rng(7).integers(100, 900, [75, 6])
 

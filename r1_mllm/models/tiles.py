@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of a few rows with a matrix, whose sums stay in registers.
+
+A BLAS is made for products of hundreds of rows; a decode step has eight.  Here a tile of up to MOST_ROWS rows and BLOCK
+columns is summed in vector registers while the matrix streams past once.  Every number is one chain of fused additions
+in the order of the inner dimension: a row gets the same bits whatever rows and threads are beside it.
+
+All functions run inside numba's compiled code and take memory as addresses (ints) and row lengths in numbers; arrays
+would be counted by atomic operations at every slice.
+
+Shape letters: M rows, K inner dimension, N columns.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .loops import OPTIONS, loop
+
+FEATURES = llvmlite.binding.get_host_cpu_features()
+LANES = 16 if FEATURES.get("avx512f") else 8
+BLOCK = 32
+"""Columns of a tile; packed matrices are cut into blocks of so many columns, the last filled up with zeros."""
+
+MOST_ROWS = 8 if LANES == 16 else 2
+"""Rows of a tile: as many as there are registers for."""
+
+FLOAT, WORD = ir.FloatType(), ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
+
+
+def _at(builder, address, offset, kind):
+    """Pointer to `kind` at offset numbers after address."""
+    place = builder.add(address, builder.shl(offset, WORD(2))) if offset is not None else address
+    return builder.inttoptr(place, kind.as_pointer())
+
+
+def _multiply_add(builder, left, right, total):
+    if not FEATURES.get("fma"):
+        return builder.fadd(builder.fmul(left, right), total)
+    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+    return builder.call(function, [left, right, total])
+
+
+@intrinsic(prefer_literal=True)
+def _tile(typing_context, rows, add, a, row_length, b, block_length, c, out_length, inner):
+    """c [rows, BLOCK] = a [rows, inner] @ b [inner, BLOCK], added to c where add is 1; rows and add are constants."""
+    count, adds = rows.literal_value, add.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, _, a, row_length, b, block_length, c, out_length, inner = arguments
+        vectors = BLOCK // LANES
+        lines = [builder.add(a, builder.shl(builder.mul(WORD(i), row_length), WORD(2))) for i in range(count)]
+        outs = [
+            _at(builder, c, builder.add(builder.mul(WORD(i), out_length), WORD(v * LANES)), VECTOR)
+            for i in range(count)
+            for v in range(vectors)
+        ]
+        zero = ir.Constant(VECTOR, [0.0] * LANES)
+        firsts = [builder.load(out, align=4) if adds else zero for out in outs]
+        before, body, after = builder.block, builder.append_basic_block("sum"), builder.append_basic_block("write")
+        builder.cbranch(builder.icmp_signed(">", inner, WORD(0)), body, after)
+        builder.position_at_end(body)
+        k = builder.phi(WORD)
+        totals = [builder.phi(VECTOR) for _ in outs]
+        line = builder.mul(k, block_length)
+        right = [
+            builder.load(_at(builder, b, builder.add(line, WORD(v * LANES)), VECTOR), align=4) for v in range(vectors)
+        ]
+        sums = []
+        for i in range(count):
+            number = builder.load(_at(builder, lines[i], k, FLOAT), align=4)
+            single = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, ir.IntType(32)(0))
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+            left = builder.shuffle_vector(single, ir.Constant(VECTOR, ir.Undefined), lanes)
+            sums += [_multiply_add(builder, left, right[v], totals[i * vectors + v]) for v in range(vectors)]
+        following = builder.add(k, WORD(1))
+        k.add_incoming(WORD(0), before)
+        k.add_incoming(following, body)
+        for total, first, new in zip(totals, firsts, sums, strict=True):
+            total.add_incoming(first, before)
+            total.add_incoming(new, body)
+        builder.cbranch(builder.icmp_signed("<", following, inner), body, after)
+        builder.position_at_end(after)
+        results = [builder.phi(VECTOR) for _ in outs]
+        for result, first, new in zip(results, firsts, sums, strict=True):
+            result.add_incoming(first, before)
+            result.add_incoming(new, body)
+        for result, out in zip(results, outs, strict=True):
+            builder.store(result, out, align=4)
+        return context.get_dummy_value()
+
+    return types.void(rows, add, *(types.intp,) * 7), generate
+
+
+@intrinsic
+def _pointer(typing_context, address):
+    """Address of a float32 as numba's pointer type."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], FLOAT.as_pointer())
+
+    return types.CPointer(types.float32)(address), generate
+
+
+@njit(inline="always")
+def numbers(address, shape):
+    """Show float32 memory as an array that is not counted."""
+    return carray(_pointer(address), shape)
+
+
+@njit(**OPTIONS)
+def _rows_by_block(m, inner, a, row_length, b, block_length, c, out_length, add):
+    """One block of columns for all rows."""
+    i = 0
+    while i < m:
+        left, x, out = m - i, a + 4 * i * row_length, c + 4 * i * out_length
+        if MOST_ROWS >= 8 and left >= 8:
+            if add:
+                _tile(8, 1, x, row_length, b, block_length, out, out_length, inner)
+            else:
+                _tile(8, 0, x, row_length, b, block_length, out, out_length, inner)
+            i += 8
+        elif MOST_ROWS >= 4 and left >= 4:
+            if add:
+                _tile(4, 1, x, row_length, b, block_length, out, out_length, inner)
+            else:
+                _tile(4, 0, x, row_length, b, block_length, out, out_length, inner)
+            i += 4
+        elif left >= 2:
+            if add:
+                _tile(2, 1, x, row_length, b, block_length, out, out_length, inner)
+            else:
+                _tile(2, 0, x, row_length, b, block_length, out, out_length, inner)
+            i += 2
+        else:
+            if add:
+                _tile(1, 1, x, row_length, b, block_length, out, out_length, inner)
+            else:
+                _tile(1, 0, x, row_length, b, block_length, out, out_length, inner)
+            i += 1
+
+
+@njit(**OPTIONS)
+def _few_columns(m, n, inner, a, row_length, b, block_length, c, out_length, add):
+    """As a tile, for fewer columns than a block has."""
+    for i in range(m):
+        x, out = numbers(a + 4 * i * row_length, (inner,)), numbers(c + 4 * i * out_length, (n,))
+        for j in range(n):
+            out[j] = out[j] if add else np.float32(0.0)
+        for k in range(inner):
+            row = numbers(b + 4 * k * block_length, (n,))
+            for j in range(n):
+                out[j] += x[k] * row[j]
+
+
+@njit(**OPTIONS)
+def product(m, n, inner, a, row_length, b, block_length, c, out_length, add):
+    """c [M, N] = a [M, K] @ b [K, N] at addresses, each with its own row length; with add, added to c."""
+    whole = n // BLOCK * BLOCK
+    for j in range(0, whole, BLOCK):
+        _rows_by_block(m, inner, a, row_length, b + 4 * j, block_length, c + 4 * j, out_length, add)
+    if whole < n:
+        rest = 4 * whole
+        _few_columns(m, n - whole, inner, a, row_length, b + rest, block_length, c + rest, out_length, add)
+
+
+@njit(**OPTIONS)
+def packed_product(m, n, inner, a, row_length, packed, c, out_length, add, thread, num_threads):
+    """As `product` with a packed matrix b; each thread does its share of the blocks."""
+    blocks = (n + BLOCK - 1) // BLOCK
+    for block in range(blocks * thread // num_threads, blocks * (thread + 1) // num_threads):
+        b, out = packed + 4 * block * inner * BLOCK, c + 4 * block * BLOCK
+        if (block + 1) * BLOCK <= n:
+            _rows_by_block(m, inner, a, row_length, b, BLOCK, out, out_length, add)
+        else:
+            _few_columns(m, n - block * BLOCK, inner, a, row_length, b, BLOCK, out, out_length, add)
+
+
+@loop
+def pack(weight, first, width, transposed, out):
+    """Write columns first to first + width of weight [K, any] (transposed: rows of [any, K]) block by block.
+
+    Args: out: [blocks, K, BLOCK].
+    """
+    for block in range(out.shape[0]):
+        start = first + block * BLOCK
+        num = min(BLOCK, first + width - start)
+        for k in range(out.shape[1]):
+            for j in range(num):
+                out[block, k, j] = weight[start + j, k] if transposed else weight[k, start + j]
+            for j in range(num, BLOCK):
+                out[block, k, j] = np.float32(0.0)

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole decode step as one compiled function that every thread of a crew runs.
+
+Threads share out the blocks of weight columns, and the (group, key head, sample) triples of attention; between two
+shares they meet at a barrier.  Norms are computed by every thread for itself.
+
+Shape letters: B groups, M samples per group, N = B * M rows, K key/value heads, R query heads per key head, D head
+size, C hidden size, I intermediate size, P longest prompt (padded to whole blocks), L tail columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
+from ..models.loops import F4, LOWEST, OPTIONS, exp, largest, loop, rms_norm
+from ..models.tiles import BLOCK, numbers, packed_product, product
+
+IDS = 256
+"""Ids that are summed before one of them is looked for."""
+
+NORM_1, QKV, BIAS, O, NORM_2, GATE, UP, DOWN, PREFIX_K, PREFIX_V, TAIL_K, TAIL_V = range(12)
+"""Columns of the table of a step's addresses, one row per layer."""
+
+
+class Sizes(NamedTuple):
+    """Of a step, in numbers."""
+
+    groups: int
+    samples: int
+    kv_heads: int
+    repeat: int
+    head_dim: int
+    hidden: int
+    intermediate: int
+    vocab: int
+    prompt: int
+    columns: int
+
+
+class Places(NamedTuple):
+    """Addresses; those in brackets have a copy per thread."""
+
+    x: int
+    """[N, C]."""
+    normed: int
+    """([N, C])."""
+    qkv: int
+    """[N, K * (R + 2) * D], per key head its queries, the key, the value."""
+    q: int
+    """([M * R, D])."""
+    scores: int
+    """([M * R, P + L])."""
+    attended: int
+    """([M * R, D])."""
+    joined: int
+    """[N, K * R * D]."""
+    gate: int
+    """[N, I]."""
+    up: int
+    """[N, I]."""
+    cos: int
+    """[N, D / 2]."""
+    sin: int
+    """[N, D / 2]."""
+    norm: int
+    """[C]."""
+    head: int
+    """Packed [C, V]; 0: the caller multiplies the normed states with it."""
+    logits: int
+    """[N, V]."""
+
+
+@njit(**OPTIONS)
+def _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column):
+    """Add bias to a row's heads qkv [(R + 2) * D] of one key head, turn queries and key, and store all three.
+
+    q [R, D] is also scaled by 1 / sqrt(D); tail_k [D, L] and tail_v [L, D] take key and value at `column`.
+    """
+    repeat, size = q.shape
+    half, scale = size // 2, F4(1.0) / np.sqrt(F4(size))
+    for r in range(repeat + 1):
+        for d in range(half):
+            i = r * size + d
+            a, b = qkv[i] + bias[i], qkv[i + half] + bias[i + half]
+            first, second = a * cos[d] - b * sin[d], b * cos[d] + a * sin[d]
+            if r < repeat:
+                q[r, d], q[r, d + half] = first * scale, second * scale
+            else:
+                tail_k[d, column], tail_k[d + half, column] = first, second
+    for d in range(size):
+        i = (repeat + 1) * size + d
+        tail_v[column, d] = qkv[i] + bias[i]
+
+
+@njit(**OPTIONS)
+def _joint_softmax(prompt, tail):
+    """One softmax over two rows, in place."""
+    top = max(largest(prompt), largest(tail))
+    total = F4(0.0)
+    for i in range(prompt.size):
+        below = prompt[i] - top
+        prompt[i] = F4(0.0) if below < LOWEST else exp(below)
+        total += prompt[i]
+    for i in range(tail.size):
+        below = tail[i] - top
+        tail[i] = F4(0.0) if below < LOWEST else exp(below)
+        total += tail[i]
+    inverse = F4(1.0) / total
+    for i in range(prompt.size):
+        prompt[i] *= inverse
+    for i in range(tail.size):
+        tail[i] *= inverse
+
+
+@njit(**OPTIONS)
+def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, first_columns, column):
+    """Attention of `count` samples of a group from `sample` on, for one key head and its R queries each.
+
+    Args: prompt: length of the group's own.  first_columns [M]: of each row's own tail.  column: of the new token.
+    """
+    repeat, size, samples = sizes.repeat, sizes.head_dim, sizes.samples
+    run, width = group * sizes.kv_heads + head, sizes.prompt + sizes.columns
+    per_head, half = (repeat + 2) * size, size // 2
+    q_at = places.q + 4 * thread * samples * repeat * size
+    scores_at = places.scores + 4 * thread * samples * repeat * width
+    out_at = places.attended + 4 * thread * samples * repeat * size
+    prefix_at = 4 * run * size * sizes.prompt
+    prefix_k, prefix_v = layer[PREFIX_K] + prefix_at, layer[PREFIX_V] + prefix_at
+    bias = numbers(layer[BIAS] + 4 * head * per_head, (per_head,))
+    for m in range(count):
+        row, at = group * samples + sample + m, 4 * (run * samples + sample + m) * size * sizes.columns
+        qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
+        cos, sin = numbers(places.cos + 4 * row * half, (half,)), numbers(places.sin + 4 * row * half, (half,))
+        q = numbers(q_at + 4 * m * repeat * size, (repeat, size))
+        tail_k = numbers(layer[TAIL_K] + at, (size, sizes.columns))
+        tail_v = numbers(layer[TAIL_V] + at, (sizes.columns, size))
+        _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column)
+    whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
+    product(count * repeat, whole, size, q_at, size, prefix_k, sizes.prompt, scores_at, width, False)
+    for m in range(count):
+        at = 4 * (run * samples + sample + m) * size * sizes.columns
+        first, scores = first_columns[sample + m], scores_at + 4 * (m * repeat * width + sizes.prompt)
+        start, stop = first // BLOCK * BLOCK, (column + BLOCK) // BLOCK * BLOCK
+        keys, found = layer[TAIL_K] + at + 4 * start, scores + 4 * start
+        product(
+            repeat, stop - start, size, q_at + 4 * m * repeat * size, size, keys, sizes.columns, found, width, False
+        )
+        for r in range(repeat):
+            line = 4 * r * width
+            on_prompt = numbers(scores - 4 * sizes.prompt + line, (prompt,))
+            _joint_softmax(on_prompt, numbers(scores + line + 4 * first, (column + 1 - first,)))
+    product(count * repeat, size, prompt, scores_at, width, prefix_v, size, out_at, size, False)
+    for m in range(count):
+        first, out = first_columns[sample + m], out_at + 4 * m * repeat * size
+        scores = scores_at + 4 * (m * repeat * width + sizes.prompt + first)
+        values = layer[TAIL_V] + 4 * ((run * samples + sample + m) * sizes.columns + first) * size
+        product(repeat, size, column + 1 - first, scores, width, values, size, out, size, True)
+        row, length = group * samples + sample + m, repeat * size
+        joined = numbers(places.joined + 4 * (row * sizes.kv_heads + head) * length, (length,))
+        attended = numbers(out, (length,))
+        for i in range(length):
+            joined[i] = attended[i]
+
+
+@njit(**OPTIONS)
+def _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_column, column):
+    """A thread's share of the (group, key head, sample) triples, as runs of samples."""
+    items = sizes.groups * sizes.kv_heads * sizes.samples
+    item, last = items * thread // team, items * (thread + 1) // team
+    while item < last:
+        run, sample = item // sizes.samples, item % sizes.samples
+        count = min(sizes.samples - sample, last - item)
+        group, head = run // sizes.kv_heads, run % sizes.kv_heads
+        prompt, firsts = prompt_lengths[group], first_column[group]
+        _attend(thread, layer, places, sizes, group, head, sample, count, prompt, firsts, column)
+        item += count
+
+
+@njit(**OPTIONS)
+def _gate_share(thread, team, rows, normed, layer, places, sizes):
+    """A thread's share of the columns of silu(gate) * up, left where the gate was."""
+    hidden, width = sizes.hidden, sizes.intermediate
+    packed_product(rows, width, hidden, normed, hidden, layer[GATE], places.gate, width, False, thread, team)
+    packed_product(rows, width, hidden, normed, hidden, layer[UP], places.up, width, False, thread, team)
+    blocks = (width + BLOCK - 1) // BLOCK
+    first, last = blocks * thread // team * BLOCK, min(blocks * (thread + 1) // team * BLOCK, width)
+    for row in range(rows):
+        gate = numbers(places.gate + 4 * (row * width + first), (max(last - first, 0),))
+        up = numbers(places.up + 4 * (row * width + first), (max(last - first, 0),))
+        for i in range(gate.size):
+            gate[i] = gate[i] * up[i] / (F4(1.0) + exp(-gate[i]))
+
+
+@loop
+def decode_step(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column):
+    """Feed one token per row: from embedded ids in places.x to places.logits.
+
+    Args:
+        layers: [layers, 12] int64 addresses.  prompt_lengths: [B] int64.  first_column: [B, M] int64, of each row's
+        tail.  column: of the new token.
+    """
+    rows, hidden, width = sizes.groups * sizes.samples, sizes.hidden, sizes.intermediate
+    heads = sizes.kv_heads * sizes.repeat * sizes.head_dim
+    all_heads = sizes.kv_heads * (sizes.repeat + 2) * sizes.head_dim
+    x, normed_at = numbers(places.x, (rows, hidden)), places.normed + 4 * thread * rows * hidden
+    normed = numbers(normed_at, (rows, hidden))
+    for i in range(layers.shape[0]):
+        layer = layers[i]
+        rms_norm(x, numbers(layer[NORM_1], (hidden,)), eps, normed)
+        qkv = places.qkv
+        packed_product(rows, all_heads, hidden, normed_at, hidden, layer[QKV], qkv, all_heads, False, thread, team)
+        barrier(control, team)
+        _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_column, column)
+        barrier(control, team)
+        packed_product(rows, hidden, heads, places.joined, heads, layer[O], places.x, hidden, True, thread, team)
+        barrier(control, team)
+        rms_norm(x, numbers(layer[NORM_2], (hidden,)), eps, normed)
+        _gate_share(thread, team, rows, normed_at, layer, places, sizes)
+        barrier(control, team)
+        packed_product(rows, hidden, width, places.gate, width, layer[DOWN], places.x, hidden, True, thread, team)
+        barrier(control, team)
+    rms_norm(x, numbers(places.norm, (hidden,)), eps, normed)
+    if places.head:
+        vocab = sizes.vocab
+        packed_product(rows, vocab, hidden, normed_at, hidden, places.head, places.logits, vocab, False, thread, team)
+    barrier(control, team)
+
+
+@loop
+def draw(thread, team, control, logits, temperature, allowed, uniforms, powers, ids, logprobs):
+    """Draw an id per row of logits [N, V] by inverting the cumulative distribution of the allowed ids.
+
+    Args:
+        allowed: [V] 1 or 0.  uniforms: [N] in [0, 1).  powers: [threads, V] to work in.
+        ids: [N] int64.  logprobs: [N] nats under softmax(logits / temperature) over all ids.
+    """
+    coldness, row = F4(1.0) / F4(temperature), powers[thread]
+    sums = np.empty((row.size + IDS - 1) // IDS)
+    for n in range(logits.shape[0] * thread // team, logits.shape[0] * (thread + 1) // team):
+        given = logits[n]
+        top = largest(given)
+        total, kept = 0.0, 0.0
+        for block in range(sums.size):
+            part, allowed_part = F4(0.0), F4(0.0)
+            for i in range(block * IDS, min(block * IDS + IDS, row.size)):
+                power = exp((given[i] - top) * coldness)
+                part += power
+                row[i] = power * allowed[i]
+                allowed_part += row[i]
+            total += part
+            kept += allowed_part
+            sums[block] = allowed_part
+        target, block = uniforms[n] * kept, 0
+        while block < sums.size - 1 and sums[block] <= target:
+            target -= sums[block]
+            block += 1
+        chosen, reached = -1, 0.0
+        for i in range(block * IDS, min(block * IDS + IDS, row.size)):
+            if row[i] > 0.0 and (chosen < 0 or reached <= target):
+                chosen = i  # the block's last allowed id, where rounding left the target above its sum
+                reached += row[i]
+        ids[n] = chosen
+        logprobs[n] = np.log(row[chosen] / total)
+    barrier(control, team)
