@@ -30,6 +30,9 @@ BLOCK = 32
 MOST_ROWS = 8 if LANES == 16 else 2
 """Rows of a tile: as many as there are registers for."""
 
+ROWS = 16
+"""Rows of a matrix that are packed together."""
+
 FLOAT, WORD = ir.FloatType(), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
 
@@ -189,11 +192,30 @@ def pack(weight, first, width, transposed, out):
 
     Args: out: [blocks, K, BLOCK].
     """
-    for block in range(out.shape[0]):
-        start = first + block * BLOCK
-        num = min(BLOCK, first + width - start)
-        for k in range(out.shape[1]):
-            for j in range(num):
-                out[block, k, j] = weight[start + j, k] if transposed else weight[k, start + j]
-            for j in range(num, BLOCK):
-                out[block, k, j] = np.float32(0.0)
+    for start in range(0, out.shape[1], ROWS):  # a few rows at a time: they are read, and blocks written, in stretches
+        end = min(start + ROWS, out.shape[1])
+        for block in range(out.shape[0]):
+            column = first + block * BLOCK
+            if (block + 1) * BLOCK <= width:
+                _pack_block(weight, column, transposed, out[block], start, end)
+                continue
+            for k in range(start, end):
+                for j in range(BLOCK):
+                    inside = block * BLOCK + j < width
+                    at = column + j if inside else column
+                    number = weight[at, k] if transposed else weight[k, at]
+                    out[block, k, j] = number if inside else np.float32(0.0)
+
+
+@njit(**OPTIONS)
+def _pack_block(weight, column, transposed, out, start, end):
+    """Rows start to end of a whole block out [K, BLOCK]."""
+    for k in range(start, end):
+        line = out[k]
+        if transposed:
+            for j in range(BLOCK):
+                line[j] = weight[column + j, k]
+        else:
+            row = weight[k]
+            for j in range(BLOCK):
+                line[j] = row[column + j]
