@@ -18,8 +18,9 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from . import kernels
+from . import kernels, tiled_attention
 from .dense_attention import MASKED, DenseLayout, Rectangle, attend_dense
+from .tiled_attention import Part, TiledLayout
 
 MIN_STRETCH, MAX_STRETCHES = 32, 8
 """Queries of a causal rectangle are cut into at most so many stretches of at least so many tokens."""
@@ -167,6 +168,13 @@ def _block_rectangles(spans: list[GroupSpan], plan: _HeadPlan) -> list[Rectangle
     return rectangles
 
 
+def _parts(span: GroupSpan) -> list[Part]:
+    """A group's prompt, then its completions, by places within the group."""
+    prompt = span.prompt_end - span.start
+    places = [(start - span.start, end - span.start) for start, end in span.completions]
+    return [Part(0, prompt, 0, True), *(Part(begin, end, prompt, True) for begin, end in places)]
+
+
 class TextLayout:
     """Who sees whom in one pack, in the form the chosen attention takes."""
 
@@ -176,10 +184,15 @@ class TextLayout:
         if flash:
             self.startend_row_indices = paddle.to_tensor(flashmask_columns(visible_until))
             return
+        spans = group_spans(visible_until)
+        if tiled_attention.serves(head_dim, dtype):
+            families = [(np.arange(span.start, span.end), _parts(span)) for span in spans]
+            self.plain = TiledLayout(families, num_heads, num_kv_heads, head_dim)
+            return
         plan = _HeadPlan(num_heads, num_kv_heads)
-        blocks = blocks_of(group_spans(visible_until))
+        blocks = blocks_of(spans)
         rectangles = [rectangle for spans in blocks for rectangle in _block_rectangles(spans, plan)]
-        self.dense = DenseLayout(rectangles, len(visible_until), num_heads, head_dim, dtype)
+        self.plain = DenseLayout(rectangles, len(visible_until), num_heads, head_dim, dtype)
 
 
 class ContinuedLayout:
@@ -234,7 +247,7 @@ def attend(qkv: paddle.Tensor, layout: TextLayout | ContinuedLayout) -> paddle.T
         k, v = (part.reshape([1, -1, kv_heads, head_dim]) for part in (k, v))
         out = F.flashmask_attention(q, k, v, startend_row_indices=layout.startend_row_indices, causal=True)
         return out.reshape([-1, width])
-    return attend_dense(qkv, layout.dense)
+    return layout.plain.attend(qkv)
 
 
 class SegmentLayout:
@@ -248,18 +261,24 @@ class SegmentLayout:
             self.cu_seqlens, self.longest = paddle.to_tensor(borders), int(lengths.max())
             self.order, self.back = paddle.to_tensor(order), paddle.to_tensor(np.argsort(order))
             return
-        plan, starts = _HeadPlan(num_heads, num_heads), np.cumsum(lengths) - lengths
+        starts = np.cumsum(lengths) - lengths
+        if tiled_attention.serves(head_dim, dtype):
+            segments = [order[start : start + n] for start, n in zip(starts, lengths, strict=True)]
+            families = [(tokens, [Part(0, len(tokens), len(tokens), False)]) for tokens in segments]
+            self.plain = TiledLayout(families, num_heads, num_heads, head_dim)
+            return
+        plan = _HeadPlan(num_heads, num_heads)
         rectangles = []
         for length in np.unique(lengths).tolist():
             tokens = order[starts[lengths == length][:, None] + np.arange(length)]
             rectangles.append(plan.rectangle(tokens, tokens, None))
-        self.dense = DenseLayout(rectangles, len(order), num_heads, head_dim, dtype)
+        self.plain = DenseLayout(rectangles, len(order), num_heads, head_dim, dtype)
 
 
 def attend_segments(qkv: paddle.Tensor, layout: SegmentLayout) -> paddle.Tensor:
     """Full attention within segments: qkv [N, 3*H*D] (dense layouts: queries carry 1/sqrt(D)) -> [N, H*D]."""
     if not layout.flash:
-        return attend_dense(qkv, layout.dense)
+        return layout.plain.attend(qkv)
     width = qkv.shape[1] // 3
     parts = paddle.split(paddle.gather(qkv, layout.order), 3, axis=1)
     q, k, v = (part.reshape([-1, layout.num_heads, width // layout.num_heads]) for part in parts)

@@ -114,9 +114,11 @@ class Crew:
     def run(self, function: Callable, *arguments) -> None:
         """Call function(thread, team, control, *arguments) on every thread; it ends with a barrier.
 
-        A function that is not compiled yet, and a call while another thread's is under way, run on one thread.
+        It runs on one thread while it is not compiled yet, on threads of `threads.run`, which have a core each, and
+        while another caller's is under way.
         """
-        if self.size == 1 or not function.signatures or not self._busy.acquire(blocking=False):
+        alone = self.size == 1 or threads.inside() or not function.signatures
+        if alone or not self._busy.acquire(blocking=False):
             function(0, 1, self.control, *arguments)
             return
         try:

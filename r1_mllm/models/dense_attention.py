@@ -70,6 +70,10 @@ class DenseLayout:
         self.parts = [_part(piece, self.num_rows, dtype) for piece in pieces]
         self.sources = paddle.concat([rows for part in self.parts for rows in (part.query, part.key, part.value)])
 
+    def attend(self, qkv: paddle.Tensor) -> paddle.Tensor:
+        """`attend_dense` by this layout."""
+        return attend_dense(qkv, self)
+
 
 def _pieces(rectangle: Rectangle) -> Iterator[Rectangle]:
     """Cut a rectangle along its batches so that each piece has at most MAX_SCORES scores."""

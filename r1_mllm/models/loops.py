@@ -150,7 +150,8 @@ def largest(row):
 
 
 @njit(inline="always")  # as a function of its own, a process that compiles it gets other bits than one that loads it
-def _softmax_row(row):
+def softmax_row(row):
+    """Replace a row by its softmax."""
     top = largest(row)
     total = F4(0.0)
     for i in range(row.size):
@@ -167,7 +168,7 @@ def _softmax_row(row):
 def softmax(scores):
     """Replace each row of scores [X, S] by its softmax."""
     for t in range(scores.shape[0]):
-        _softmax_row(scores[t])
+        softmax_row(scores[t])
 
 
 @loop
@@ -177,7 +178,7 @@ def masked_softmax(scores, mask):
         row, hidden = scores[t], mask[t]
         for i in range(row.size):
             row[i] += hidden[i]
-        _softmax_row(row)
+        softmax_row(row)
 
 
 @loop

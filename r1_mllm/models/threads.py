@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,8 +35,17 @@ def count() -> int:
     return min(int(asked), MAX_THREADS) if asked.isdigit() else 1
 
 
+_here = threading.local()
+
+
+def inside() -> bool:
+    """Whether this is a thread of `run`: what it does is one of several pieces of work."""
+    return getattr(_here, "inside", False)
+
+
 def _single_threaded_blas() -> None:
     """Keep this thread's matrix products on this thread; other threads' are left alone."""
+    _here.inside = True
     library = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
     if library.exists():
         ctypes.CDLL(str(library)).MKL_Set_Num_Threads_Local(1)

@@ -27,6 +27,9 @@ LANES = 16 if FEATURES.get("avx512f") else 8
 BLOCK = 32
 """Columns of a tile; packed matrices are cut into blocks of so many columns, the last filled up with zeros."""
 
+HALF = 16
+"""Columns of a narrow tile, for what is left of a matrix."""
+
 MOST_ROWS = 8 if LANES == 16 else 2
 """Rows of a tile: as many as there are registers for."""
 
@@ -43,6 +46,12 @@ def _at(builder, address, offset, kind):
     return builder.inttoptr(place, kind.as_pointer())
 
 
+def _in_all_lanes(builder, number):
+    unknown, lanes = ir.Constant(VECTOR, ir.Undefined), ir.VectorType(ir.IntType(32), LANES)
+    single = builder.insert_element(unknown, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(single, unknown, ir.Constant(lanes, [0] * LANES))
+
+
 def _multiply_add(builder, left, right, total):
     if not FEATURES.get("fma"):
         return builder.fadd(builder.fmul(left, right), total)
@@ -52,36 +61,35 @@ def _multiply_add(builder, left, right, total):
 
 
 @intrinsic(prefer_literal=True)
-def _tile(typing_context, rows, add, a, row_length, b, block_length, c, out_length, inner):
-    """c [rows, BLOCK] = a [rows, inner] @ b [inner, BLOCK], added to c where add is 1; rows and add are constants."""
-    count, adds = rows.literal_value, add.literal_value
+def _tile(typing_context, rows, columns, a, row_stride, stride, b, block_length, c, out_length, inner, add):
+    """c [rows, columns] = a [rows, inner] @ b [inner, columns], added to c where add is 1.
+
+    rows and columns are constants.  Element i, k of a stands row_stride * i + stride * k numbers after its address.
+    """
+    count, vectors = rows.literal_value, columns.literal_value // LANES
 
     def generate(context, builder, signature, arguments):
-        _, _, a, row_length, b, block_length, c, out_length, inner = arguments
-        vectors = BLOCK // LANES
-        lines = [builder.add(a, builder.shl(builder.mul(WORD(i), row_length), WORD(2))) for i in range(count)]
+        _, _, a, row_stride, stride, b, block_length, c, out_length, inner, add = arguments
+        lines = [builder.add(a, builder.shl(builder.mul(WORD(i), row_stride), WORD(2))) for i in range(count)]
         outs = [
             _at(builder, c, builder.add(builder.mul(WORD(i), out_length), WORD(v * LANES)), VECTOR)
             for i in range(count)
             for v in range(vectors)
         ]
-        zero = ir.Constant(VECTOR, [0.0] * LANES)
-        firsts = [builder.load(out, align=4) if adds else zero for out in outs]
+        zero, adds = ir.Constant(VECTOR, [0.0] * LANES), builder.icmp_signed("!=", add, WORD(0))
+        firsts = [builder.select(adds, builder.load(out, align=4), zero) for out in outs]
         before, body, after = builder.block, builder.append_basic_block("sum"), builder.append_basic_block("write")
         builder.cbranch(builder.icmp_signed(">", inner, WORD(0)), body, after)
         builder.position_at_end(body)
         k = builder.phi(WORD)
         totals = [builder.phi(VECTOR) for _ in outs]
-        line = builder.mul(k, block_length)
+        line, step = builder.mul(k, block_length), builder.mul(k, stride)
         right = [
             builder.load(_at(builder, b, builder.add(line, WORD(v * LANES)), VECTOR), align=4) for v in range(vectors)
         ]
         sums = []
         for i in range(count):
-            number = builder.load(_at(builder, lines[i], k, FLOAT), align=4)
-            single = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, ir.IntType(32)(0))
-            lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-            left = builder.shuffle_vector(single, ir.Constant(VECTOR, ir.Undefined), lanes)
+            left = _in_all_lanes(builder, builder.load(_at(builder, lines[i], step, FLOAT), align=4))
             sums += [_multiply_add(builder, left, right[v], totals[i * vectors + v]) for v in range(vectors)]
         following = builder.add(k, WORD(1))
         k.add_incoming(WORD(0), before)
@@ -99,7 +107,7 @@ def _tile(typing_context, rows, add, a, row_length, b, block_length, c, out_leng
             builder.store(result, out, align=4)
         return context.get_dummy_value()
 
-    return types.void(rows, add, *(types.intp,) * 7), generate
+    return types.void(rows, columns, *(types.intp,) * 9), generate
 
 
 @intrinsic
@@ -119,59 +127,81 @@ def numbers(address, shape):
 
 
 @njit(**OPTIONS)
-def _rows_by_block(m, inner, a, row_length, b, block_length, c, out_length, add):
-    """One block of columns for all rows."""
+def _rows_by_block(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    """BLOCK columns for all rows."""
     i = 0
     while i < m:
-        left, x, out = m - i, a + 4 * i * row_length, c + 4 * i * out_length
+        left, x, out = m - i, a + 4 * i * row_stride, c + 4 * i * out_length
         if MOST_ROWS >= 8 and left >= 8:
-            if add:
-                _tile(8, 1, x, row_length, b, block_length, out, out_length, inner)
-            else:
-                _tile(8, 0, x, row_length, b, block_length, out, out_length, inner)
+            _tile(8, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 8
         elif MOST_ROWS >= 4 and left >= 4:
-            if add:
-                _tile(4, 1, x, row_length, b, block_length, out, out_length, inner)
-            else:
-                _tile(4, 0, x, row_length, b, block_length, out, out_length, inner)
+            _tile(4, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 4
         elif left >= 2:
-            if add:
-                _tile(2, 1, x, row_length, b, block_length, out, out_length, inner)
-            else:
-                _tile(2, 0, x, row_length, b, block_length, out, out_length, inner)
+            _tile(2, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 2
         else:
-            if add:
-                _tile(1, 1, x, row_length, b, block_length, out, out_length, inner)
-            else:
-                _tile(1, 0, x, row_length, b, block_length, out, out_length, inner)
+            _tile(1, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 1
 
 
 @njit(**OPTIONS)
-def _few_columns(m, n, inner, a, row_length, b, block_length, c, out_length, add):
-    """As a tile, for fewer columns than a block has."""
+def _rows_by_half(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    """HALF columns for all rows."""
+    i = 0
+    while i < m:
+        left, x, out = m - i, a + 4 * i * row_stride, c + 4 * i * out_length
+        if MOST_ROWS >= 8 and left >= 8:
+            _tile(8, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            i += 8
+        elif left >= 2:
+            _tile(2, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            i += 2
+        else:
+            _tile(1, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            i += 1
+
+
+@njit(**OPTIONS)
+def _few_columns(m, n, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    """As a tile, for fewer columns than half a block has."""
     for i in range(m):
-        x, out = numbers(a + 4 * i * row_length, (inner,)), numbers(c + 4 * i * out_length, (n,))
+        out = numbers(c + 4 * i * out_length, (n,))
         for j in range(n):
             out[j] = out[j] if add else np.float32(0.0)
         for k in range(inner):
-            row = numbers(b + 4 * k * block_length, (n,))
+            row, number = numbers(b + 4 * k * block_length, (n,)), numbers(a + 4 * (i * row_stride + k * stride), (1,))
             for j in range(n):
-                out[j] += x[k] * row[j]
+                out[j] += number[0] * row[j]
+
+
+@njit(**OPTIONS)
+def _by_blocks(m, n, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    column = 0
+    while column < n:
+        left, right, out = n - column, b + 4 * column, c + 4 * column
+        if left >= BLOCK:
+            _rows_by_block(m, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            column += BLOCK
+        elif left >= HALF:
+            _rows_by_half(m, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            column += HALF
+        else:
+            _few_columns(m, left, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            column = n
 
 
 @njit(**OPTIONS)
 def product(m, n, inner, a, row_length, b, block_length, c, out_length, add):
-    """c [M, N] = a [M, K] @ b [K, N] at addresses, each with its own row length; with add, added to c."""
-    whole = n // BLOCK * BLOCK
-    for j in range(0, whole, BLOCK):
-        _rows_by_block(m, inner, a, row_length, b + 4 * j, block_length, c + 4 * j, out_length, add)
-    if whole < n:
-        rest = 4 * whole
-        _few_columns(m, n - whole, inner, a, row_length, b + rest, block_length, c + rest, out_length, add)
+    """c [M, N] = a [M, K] @ b [K, N] at addresses, each with its own row length; with add 1, added to c."""
+    _by_blocks(m, n, inner, a, row_length, 1, b, block_length, c, out_length, add)
+
+
+@njit(**OPTIONS)
+def turned_product(m, n, inner, a, row_length, b, block_length, c, out_length, add):
+    """As `product`, with a [K, M] turned."""
+    _by_blocks(m, n, inner, a, 1, row_length, b, block_length, c, out_length, add)
 
 
 @njit(**OPTIONS)
@@ -179,11 +209,8 @@ def packed_product(m, n, inner, a, row_length, packed, c, out_length, add, threa
     """As `product` with a packed matrix b; each thread does its share of the blocks."""
     blocks = (n + BLOCK - 1) // BLOCK
     for block in range(blocks * thread // num_threads, blocks * (thread + 1) // num_threads):
-        b, out = packed + 4 * block * inner * BLOCK, c + 4 * block * BLOCK
-        if (block + 1) * BLOCK <= n:
-            _rows_by_block(m, inner, a, row_length, b, BLOCK, out, out_length, add)
-        else:
-            _few_columns(m, n - block * BLOCK, inner, a, row_length, b, BLOCK, out, out_length, add)
+        b, out, width = packed + 4 * block * inner * BLOCK, c + 4 * block * BLOCK, min(BLOCK, n - block * BLOCK)
+        _by_blocks(m, width, inner, a, row_length, 1, b, BLOCK, out, out_length, add)
 
 
 @loop

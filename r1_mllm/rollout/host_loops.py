@@ -140,25 +140,23 @@ def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, fi
         tail_v = numbers(layer[TAIL_V] + at, (sizes.columns, size))
         _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column)
     whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
-    product(count * repeat, whole, size, q_at, size, prefix_k, sizes.prompt, scores_at, width, False)
+    product(count * repeat, whole, size, q_at, size, prefix_k, sizes.prompt, scores_at, width, 0)
     for m in range(count):
         at = 4 * (run * samples + sample + m) * size * sizes.columns
         first, scores = first_columns[sample + m], scores_at + 4 * (m * repeat * width + sizes.prompt)
         start, stop = first // BLOCK * BLOCK, (column + BLOCK) // BLOCK * BLOCK
         keys, found = layer[TAIL_K] + at + 4 * start, scores + 4 * start
-        product(
-            repeat, stop - start, size, q_at + 4 * m * repeat * size, size, keys, sizes.columns, found, width, False
-        )
+        product(repeat, stop - start, size, q_at + 4 * m * repeat * size, size, keys, sizes.columns, found, width, 0)
         for r in range(repeat):
             line = 4 * r * width
             on_prompt = numbers(scores - 4 * sizes.prompt + line, (prompt,))
             _joint_softmax(on_prompt, numbers(scores + line + 4 * first, (column + 1 - first,)))
-    product(count * repeat, size, prompt, scores_at, width, prefix_v, size, out_at, size, False)
+    product(count * repeat, size, prompt, scores_at, width, prefix_v, size, out_at, size, 0)
     for m in range(count):
         first, out = first_columns[sample + m], out_at + 4 * m * repeat * size
         scores = scores_at + 4 * (m * repeat * width + sizes.prompt + first)
         values = layer[TAIL_V] + 4 * ((run * samples + sample + m) * sizes.columns + first) * size
-        product(repeat, size, column + 1 - first, scores, width, values, size, out, size, True)
+        product(repeat, size, column + 1 - first, scores, width, values, size, out, size, 1)
         row, length = group * samples + sample + m, repeat * size
         joined = numbers(places.joined + 4 * (row * sizes.kv_heads + head) * length, (length,))
         attended = numbers(out, (length,))
@@ -184,8 +182,8 @@ def _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_colu
 def _gate_share(thread, team, rows, normed, layer, places, sizes):
     """A thread's share of the columns of silu(gate) * up, left where the gate was."""
     hidden, width = sizes.hidden, sizes.intermediate
-    packed_product(rows, width, hidden, normed, hidden, layer[GATE], places.gate, width, False, thread, team)
-    packed_product(rows, width, hidden, normed, hidden, layer[UP], places.up, width, False, thread, team)
+    packed_product(rows, width, hidden, normed, hidden, layer[GATE], places.gate, width, 0, thread, team)
+    packed_product(rows, width, hidden, normed, hidden, layer[UP], places.up, width, 0, thread, team)
     blocks = (width + BLOCK - 1) // BLOCK
     first, last = blocks * thread // team * BLOCK, min(blocks * (thread + 1) // team * BLOCK, width)
     for row in range(rows):
@@ -212,21 +210,21 @@ def decode_step(thread, team, control, layers, places, sizes, eps, prompt_length
         layer = layers[i]
         rms_norm(x, numbers(layer[NORM_1], (hidden,)), eps, normed)
         qkv = places.qkv
-        packed_product(rows, all_heads, hidden, normed_at, hidden, layer[QKV], qkv, all_heads, False, thread, team)
+        packed_product(rows, all_heads, hidden, normed_at, hidden, layer[QKV], qkv, all_heads, 0, thread, team)
         barrier(control, team)
         _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_column, column)
         barrier(control, team)
-        packed_product(rows, hidden, heads, places.joined, heads, layer[O], places.x, hidden, True, thread, team)
+        packed_product(rows, hidden, heads, places.joined, heads, layer[O], places.x, hidden, 1, thread, team)
         barrier(control, team)
         rms_norm(x, numbers(layer[NORM_2], (hidden,)), eps, normed)
         _gate_share(thread, team, rows, normed_at, layer, places, sizes)
         barrier(control, team)
-        packed_product(rows, hidden, width, places.gate, width, layer[DOWN], places.x, hidden, True, thread, team)
+        packed_product(rows, hidden, width, places.gate, width, layer[DOWN], places.x, hidden, 1, thread, team)
         barrier(control, team)
     rms_norm(x, numbers(places.norm, (hidden,)), eps, normed)
     if places.head:
         vocab = sizes.vocab
-        packed_product(rows, vocab, hidden, normed_at, hidden, places.head, places.logits, vocab, False, thread, team)
+        packed_product(rows, vocab, hidden, normed_at, hidden, places.head, places.logits, vocab, 0, thread, team)
     barrier(control, team)
 
 

@@ -23,16 +23,19 @@ def packed(weight, first=0, width=None, transposed=False):
     return out
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 13, 16])
-@pytest.mark.parametrize(("inner", "columns"), [(1, 32), (37, 70), (64, 5), (33, 96)])
-def test_products_of_windows(rows, inner, columns):
+@pytest.mark.parametrize(("inner", "columns"), [(1, 32), (37, 70), (64, 5), (33, 80)])
+def test_products_of_windows(rows, inner, columns, turned):
     left, right = values(rows, inner + 3), values(inner, columns + 2)
     out = np.full([rows, columns + 4], 2.0, np.float32)
     want = left[:, :inner].astype(np.float64) @ right[:, :columns]
-    for add in (False, True):
-        addresses = (array.ctypes.data for array in (left, right, out))
-        a, b, c = addresses
-        tiles.product(rows, columns, inner, a, inner + 3, b, columns + 2, c, columns + 4, add)
+    if turned:
+        left = np.ascontiguousarray(left.T)
+    multiply = tiles.turned_product if turned else tiles.product
+    a, b, c = (array.ctypes.data for array in (left, right, out))
+    for add in (0, 1):
+        multiply(rows, columns, inner, a, left.shape[1], b, columns + 2, c, columns + 4, add)
     np.testing.assert_allclose(out[:, :columns], 2 * want, rtol=1e-5, atol=1e-5)
     assert (out[:, columns:] == 2.0).all()  # nothing beside the window is touched
 
@@ -44,7 +47,7 @@ def test_packed_products_shared_out_among_threads(transposed):
     assert blocks.shape == (4, 37, 32) and (blocks[3, :, 4:] == 0).all()
     out = np.full([5, 100], np.nan, np.float32)
     for thread in range(3):
-        tiles.packed_product(5, 100, 37, x.ctypes.data, 37, blocks.ctypes.data, out.ctypes.data, 100, False, thread, 3)
+        tiles.packed_product(5, 100, 37, x.ctypes.data, 37, blocks.ctypes.data, out.ctypes.data, 100, 0, thread, 3)
     np.testing.assert_allclose(out, x.astype(np.float64) @ weight[:, 11:111], rtol=1e-5, atol=1e-5)
 
 
@@ -55,7 +58,7 @@ def test_a_row_gets_the_same_bits_among_any_others():
     def times(rows):
         out = np.empty([len(rows), 64], np.float32)
         a = rows.ctypes.data
-        tiles.packed_product(len(rows), 64, 50, a, 50, blocks.ctypes.data, out.ctypes.data, 64, False, 0, 1)
+        tiles.packed_product(len(rows), 64, 50, a, 50, blocks.ctypes.data, out.ctypes.data, 64, 0, 0, 1)
         return out
 
     together = times(x)

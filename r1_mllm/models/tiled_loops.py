@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention a few queries at a time, in compiled code: scores stay in the second-level cache and nothing is kept.
+
+The scheme of FlashAttention (Dao et al., arXiv:2205.14135) for a CPU: of a family of tokens that share a prompt or a
+picture, each key head's keys and values are laid out once; then blocks of queries meet them, and the backward pass
+computes their softmax anew.  Every (family, key head) pair is one piece of work of one thread; pieces write to
+different places.
+
+Shape letters: T tokens, A heads of a fused row, H query heads, K key/value heads, R = H / K, D head size, n tokens of a
+family, Q queries of a block, S their keys.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from .crew import barrier, crew  # noqa: F401 (for those who run these)
+from .loops import F4, OPTIONS, loop, softmax_row
+from .tiles import BLOCK, numbers, product, turned_product
+
+FIRST, LENGTH, PARTS, PARTS_END = range(4)
+"""Columns of a family: place of its first token in `order`, number of its tokens, first and last of its parts."""
+
+BEGIN, END, PREFIX, CAUSAL = range(4)
+"""Columns of a part: tokens BEGIN to END of the family see its first PREFIX tokens and, if CAUSAL, from BEGIN on all up
+to themselves."""
+
+SCORES = 1 << 16
+"""Scores of a block of queries (256 KB): they and what they are made of stay in the second-level cache."""
+
+
+@njit(**OPTIONS)
+def _padded(n):
+    """A row length for n scores, with room for whole blocks behind any of them."""
+    return (n + BLOCK - 1) // BLOCK * BLOCK + BLOCK
+
+
+@njit(**OPTIONS)
+def block_tokens(keys, repeat):
+    """Tokens of a block of queries that see `keys` keys."""
+    return max(1, max(8, SCORES // _padded(keys)) // repeat)
+
+
+@njit(**OPTIONS)
+def work_size(n, repeat, size):
+    """Numbers a thread works in, for families of at most n tokens."""
+    queries = max(8, SCORES // _padded(1)) // repeat * repeat + repeat
+    scores = max(SCORES, (8 + repeat) * _padded(n))
+    return 2 * _padded(n) * size + 4 * n * size + 2 * scores + 3 * queries * size
+
+
+@njit(**OPTIONS)
+def _take(rows, width, order, first, count, column, size, out):
+    """Copy numbers column to column + size of rows order[first : first + count] to out [count, size]."""
+    for i in range(count):
+        source = numbers(rows + 4 * (order[first + i] * width + column), (size,))
+        target = numbers(out + 4 * i * size, (size,))
+        for d in range(size):
+            target[d] = source[d]
+
+
+@njit(**OPTIONS)
+def _turn(rows, count, size, out, length):
+    """rows [count, size] -> out [size, length]."""
+    for d in range(size):
+        target = numbers(out + 4 * d * length, (count,))
+        for i in range(count):
+            target[i] = numbers(rows + 4 * (i * size + d), (1,))[0]
+
+
+@njit(**OPTIONS)
+def _take_queries(rows, width, order, first, count, head, repeat, size, out):
+    """Copy R heads from `head` on of tokens order[first : first + count] to out [count * R, D]."""
+    _take(rows, width, order, first, count, head * size, repeat * size, out)
+
+
+@njit(**OPTIONS)
+def _put_queries(source, width, order, first, count, head, repeat, size, rows):
+    for i in range(count):
+        target = numbers(rows + 4 * (order[first + i] * width + head * size), (repeat * size,))
+        given = numbers(source + 4 * i * repeat * size, (repeat * size,))
+        for d in range(repeat * size):
+            target[d] = given[d]
+
+
+@njit(**OPTIONS)
+def _meet(rows, size, x, part, num_own, turned, length, out, width):
+    """Products of x [rows, D] with a part's prefix and its own first tokens, turned [D, length], to out [rows, width]."""
+    prefix = part[PREFIX]
+    product(rows, (prefix + BLOCK - 1) // BLOCK * BLOCK, size, x, size, turned, length, out, width, 0)
+    own = (num_own + BLOCK - 1) // BLOCK * BLOCK
+    product(rows, own, size, x, size, turned + 4 * part[BEGIN], length, out + 4 * prefix, width, 0)
+
+
+@njit(**OPTIONS)
+def _combine(rows, size, weights, width, part, num_own, values, out):
+    """out [rows, D] = weights [rows, width] @ values of the prefix and of the own first tokens, values [n, D]."""
+    prefix = part[PREFIX]
+    product(rows, size, prefix, weights, width, values, size, out, size, 0)
+    own = values + 4 * part[BEGIN] * size
+    product(rows, size, num_own, weights + 4 * prefix, width, own, size, out, size, 1)
+
+
+@njit(**OPTIONS)
+def _collect(rows, size, weights, width, part, num_own, x, out):
+    """Add weights' [rows, width] turned @ x [rows, D] to the rows of out [n, D] that the weights belong to."""
+    prefix = part[PREFIX]
+    turned_product(prefix, size, rows, weights, width, x, size, out, size, 1)
+    turned_product(num_own, size, rows, weights + 4 * prefix, width, x, size, out + 4 * part[BEGIN] * size, size, 1)
+
+
+@njit(**OPTIONS)
+def _softmax(start, count, repeat, part, num_own, scores, width):
+    """Softmax of what each row may see, zeros elsewhere; tokens start to start + count of a part, R rows each."""
+    prefix = part[PREFIX]
+    for row in range(count * repeat):
+        sees = prefix + (start + row // repeat - part[BEGIN] + 1 if part[CAUSAL] else 0)
+        line = numbers(scores + 4 * row * width, (prefix + num_own,))
+        softmax_row(line[:sees])
+        for i in range(sees, line.size):
+            line[i] = F4(0.0)
+
+
+@njit(**OPTIONS)
+def _slope(rows, num_keys, weights, grads, width):
+    """Turn grads, of softmax results `weights`, both [rows, width], into those of the scores."""
+    for row in range(rows):
+        weight = numbers(weights + 4 * row * width, (num_keys,))
+        grad = numbers(grads + 4 * row * width, (num_keys,))
+        along = F4(0.0)
+        for i in range(num_keys):
+            along += weight[i] * grad[i]
+        for i in range(num_keys):
+            grad[i] = weight[i] * (grad[i] - along)
+
+
+@loop
+def attend(thread, team, control, qkv, order, families, parts, heads, out, work):
+    """out [T, H * D] = attention of fused rows qkv [T, A * D], queries already scaled.
+
+    Args: order: [tokens of families] int64.  families, parts: [.., 4] int64.  heads: (H, K, D).  work: [threads, any].
+    """
+    num_heads, kv_heads, size = heads
+    repeat, all_width, out_width = num_heads // kv_heads, qkv.shape[1], num_heads * size
+    source, target, memory = qkv.ctypes.data, out.ctypes.data, work[thread].ctypes.data
+    for item in range(thread, len(families) * kv_heads, team):
+        family, head = families[item // kv_heads], item % kv_heads
+        first, n = family[FIRST], family[LENGTH]
+        length = _padded(n)
+        values, keys = memory, memory + 4 * n * size
+        turned, q = keys + 4 * n * size, keys + 4 * (n + length) * size
+        _take(source, all_width, order, first, n, (num_heads + head) * size, size, keys)
+        _turn(keys, n, size, turned, length)
+        _take(source, all_width, order, first, n, (num_heads + kv_heads + head) * size, size, values)
+        for i in range(family[PARTS], family[PARTS_END]):
+            part = parts[i]
+            step = block_tokens(part[PREFIX] + (part[END] - part[BEGIN] if part[CAUSAL] else 0), repeat)
+            for start in range(part[BEGIN], part[END], step):
+                count = min(step, part[END] - start)
+                num_own = start + count - part[BEGIN] if part[CAUSAL] else 0
+                rows, width = count * repeat, _padded(part[PREFIX] + num_own)
+                found = q + 4 * rows * size
+                scores = found + 4 * rows * size
+                _take_queries(source, all_width, order, first + start, count, head * repeat, repeat, size, q)
+                _meet(rows, size, q, part, num_own, turned, length, scores, width)
+                _softmax(start, count, repeat, part, num_own, scores, width)
+                _combine(rows, size, scores, width, part, num_own, values, found)
+                _put_queries(found, out_width, order, first + start, count, head * repeat, repeat, size, target)
+    barrier(control, team)
+
+
+@loop
+def attend_gradient(thread, team, control, qkv, grad_out, order, families, parts, heads, grad, work):
+    """Gradient `grad` [T, A * D] of qkv from that of the output, grad_out [T, H * D]; the rest as `attend`."""
+    num_heads, kv_heads, size = heads
+    repeat, all_width, out_width = num_heads // kv_heads, qkv.shape[1], num_heads * size
+    source, given, target = qkv.ctypes.data, grad_out.ctypes.data, grad.ctypes.data
+    for item in range(thread, len(families) * kv_heads, team):
+        family, head = families[item // kv_heads], item % kv_heads
+        first, n = family[FIRST], family[LENGTH]
+        length, key_column = _padded(n), (num_heads + head) * size
+        value_column = key_column + kv_heads * size
+        keys = work[thread].ctypes.data
+        grad_keys, grad_values = keys + 4 * n * size, keys + 8 * n * size
+        turned_keys = keys + 12 * n * size
+        turned_values = turned_keys + 4 * length * size
+        q = turned_values + 4 * length * size
+        _take(source, all_width, order, first, n, value_column, size, keys)
+        _turn(keys, n, size, turned_values, length)
+        _take(source, all_width, order, first, n, key_column, size, keys)
+        _turn(keys, n, size, turned_keys, length)
+        numbers(grad_keys, (2 * n * size,))[:] = F4(0.0)
+        for i in range(family[PARTS], family[PARTS_END]):
+            part = parts[i]
+            step = block_tokens(part[PREFIX] + (part[END] - part[BEGIN] if part[CAUSAL] else 0), repeat)
+            for start in range(part[BEGIN], part[END], step):
+                count = min(step, part[END] - start)
+                num_own = start + count - part[BEGIN] if part[CAUSAL] else 0
+                rows, num_keys = count * repeat, part[PREFIX] + num_own
+                width = _padded(num_keys)
+                slope, found = q + 4 * rows * size, q + 8 * rows * size
+                weights = found + 4 * rows * size
+                grads = weights + 4 * rows * width
+                at, column = first + start, head * repeat
+                _take_queries(source, all_width, order, at, count, column, repeat, size, q)
+                _take_queries(given, out_width, order, at, count, column, repeat, size, slope)
+                _meet(rows, size, q, part, num_own, turned_keys, length, weights, width)
+                _softmax(start, count, repeat, part, num_own, weights, width)
+                _meet(rows, size, slope, part, num_own, turned_values, length, grads, width)
+                _slope(rows, num_keys, weights, grads, width)
+                _combine(rows, size, grads, width, part, num_own, keys, found)
+                _put_queries(found, all_width, order, at, count, column, repeat, size, target)
+                _collect(rows, size, grads, width, part, num_own, q, grad_keys)
+                _collect(rows, size, weights, width, part, num_own, slope, grad_values)
+        _put_queries(grad_keys, all_width, order, first, n, num_heads + head, 1, size, target)
+        _put_queries(grad_values, all_width, order, first, n, num_heads + kv_heads + head, 1, size, target)
+    barrier(control, team)
