@@ -87,9 +87,9 @@ def prepare(ranks_per_node: int = 1) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks_per_node)))
     os.environ.setdefault("FLAGS_use_stride_kernel", "0")
-    # Idle OpenMP threads spin this long, ms: shorter than a decode step they would fall asleep between products, longer
-    # they take the cores from the threads that run packs side by side.
-    os.environ.setdefault("KMP_BLOCKTIME", "5")
+    # Idle OpenMP threads spin this long, ms: long enough from one product to the next, too short to keep the cores from
+    # the threads of a crew and from those that run packs side by side.
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     vendor, flags = _cpu_vendor_and_flags()
     # MKL takes its slow generic code path on CPUs other than Intel's unless told which instructions are there.

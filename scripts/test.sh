@@ -10,6 +10,7 @@ say "Running the tests with $(command -v "$python") ..."
 cd "$root"
 if [ $# -eq 0 ]; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    "$python" tests/compile_loops.py >/dev/null 2>&1 || true # once, not in every worker; the tests say what is wrong
     set -- -n auto --maxprocesses 8 --dist loadfile
 fi
 exec "$python" -m pytest -m "not slow and not gpu and not oracle" "$@"

@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import threads
-from .loops import OPTIONS, loop
+from .loops import EXACT, loop
 
 WORD = ir.IntType(64)
 
@@ -70,7 +70,7 @@ def _pause(typing_context):
     return types.void(), generate
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def barrier(control, team):
     """Wait until all threads of a team have come here; control is the crew's counters."""
     if team == 1:

@@ -23,19 +23,33 @@ LOWEST, HIGHEST = F4(-87.0), F4(88.0)
 TILE = 32
 """Side of the squares a transpose goes by: both sides of one stay in the first-level cache."""
 
-OPTIONS = {
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # sums in vector lanes; NaN and infinity stay what they are
-}
+EXACT = {"nogil": True, "error_model": "numpy"}
+"""For functions that others call: each operation is what it says."""
+
+OPTIONS = EXACT | {"fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+"""For whole loops: sums in vector lanes; NaN and infinity stay what they are.
+
+What a loop calls is either EXACT or inlined: a function of its own is optimised anew in every unit, and a process that
+compiles it would get other bits than one that finds it compiled.
+"""
+
+
+def _compiled(function, *signature, **options):
+    """Compile, now or at the first call; the result is kept beside the file or in the user's cache, if there is one."""
+    try:
+        return njit(*signature, cache=True, **options)(function)
+    except RuntimeError:
+        return njit(*signature, **options)(function)
 
 
 def loop(function):
-    """Compile at the first call; the result is kept beside this file or in the user's cache folder, if there is one."""
-    try:
-        return njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:
-        return njit(**OPTIONS)(function)
+    """Compile at the first call, for the types it comes with."""
+    return _compiled(function, **OPTIONS)
+
+
+def exact(signature):
+    """Compile for one signature: a function that others call with all kinds of integers is compiled once."""
+    return lambda function: _compiled(function, signature, **EXACT)
 
 
 @intrinsic
@@ -65,8 +79,8 @@ def exp(x):
     return (p * r * r + r + F4(1.0)) * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
 
 
-@loop
-def rms_norm(x, weight, eps, out):
+@njit(inline="always")
+def norm_rows(x, weight, eps, out):
     """out = x / rms(x) * weight for x, out [T, C], weight [C]."""
     for t in range(x.shape[0]):
         total = F4(0.0)
@@ -75,6 +89,12 @@ def rms_norm(x, weight, eps, out):
         scale = F4(1.0) / np.sqrt(total / F4(x.shape[1]) + F4(eps))
         for c in range(x.shape[1]):
             out[t, c] = x[t, c] * scale * weight[c]
+
+
+@loop
+def rms_norm(x, weight, eps, out):
+    """`norm_rows` as a loop of its own."""
+    norm_rows(x, weight, eps, out)
 
 
 @loop
@@ -136,7 +156,7 @@ def rotate(x, cos, sin, num_turned, direction, out):
             out[t, i] = x[t, i]
 
 
-@njit(fastmath=True)
+@njit(inline="always")
 def largest(row):
     """Largest number of a row, perhaps off by a rounding; NaN counts as any number.
 
@@ -149,7 +169,7 @@ def largest(row):
     return top
 
 
-@njit(inline="always")  # as a function of its own, a process that compiles it gets other bits than one that loads it
+@njit(inline="always")
 def softmax_row(row):
     """Replace a row by its softmax."""
     top = largest(row)

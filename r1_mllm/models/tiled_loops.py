@@ -15,7 +15,7 @@ from __future__ import annotations
 from numba import njit
 
 from .crew import barrier, crew  # noqa: F401 (for those who run these)
-from .loops import F4, OPTIONS, loop, softmax_row
+from .loops import EXACT, F4, loop, softmax_row
 from .tiles import BLOCK, numbers, product, turned_product
 
 FIRST, LENGTH, PARTS, PARTS_END = range(4)
@@ -29,19 +29,19 @@ SCORES = 1 << 16
 """Scores of a block of queries (256 KB): they and what they are made of stay in the second-level cache."""
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _padded(n):
     """A row length for n scores, with room for whole blocks behind any of them."""
     return (n + BLOCK - 1) // BLOCK * BLOCK + BLOCK
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def block_tokens(keys, repeat):
     """Tokens of a block of queries that see `keys` keys."""
     return max(1, max(8, SCORES // _padded(keys)) // repeat)
 
 
-@njit(**OPTIONS)
+@loop
 def work_size(n, repeat, size):
     """Numbers a thread works in, for families of at most n tokens."""
     queries = max(8, SCORES // _padded(1)) // repeat * repeat + repeat
@@ -49,7 +49,7 @@ def work_size(n, repeat, size):
     return 2 * _padded(n) * size + 4 * n * size + 2 * scores + 3 * queries * size
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _take(rows, width, order, first, count, column, size, out):
     """Copy numbers column to column + size of rows order[first : first + count] to out [count, size]."""
     for i in range(count):
@@ -59,7 +59,7 @@ def _take(rows, width, order, first, count, column, size, out):
             target[d] = source[d]
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _turn(rows, count, size, out, length):
     """rows [count, size] -> out [size, length]."""
     for d in range(size):
@@ -68,13 +68,13 @@ def _turn(rows, count, size, out, length):
             target[i] = numbers(rows + 4 * (i * size + d), (1,))[0]
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _take_queries(rows, width, order, first, count, head, repeat, size, out):
     """Copy R heads from `head` on of tokens order[first : first + count] to out [count * R, D]."""
     _take(rows, width, order, first, count, head * size, repeat * size, out)
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _put_queries(source, width, order, first, count, head, repeat, size, rows):
     for i in range(count):
         target = numbers(rows + 4 * (order[first + i] * width + head * size), (repeat * size,))
@@ -83,16 +83,16 @@ def _put_queries(source, width, order, first, count, head, repeat, size, rows):
             target[d] = given[d]
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _meet(rows, size, x, part, num_own, turned, length, out, width):
-    """Products of x [rows, D] with a part's prefix and its own first tokens, turned [D, length], to out [rows, width]."""
+    """out [rows, width] = x [rows, D] @ a part's prefix and its own first tokens, turned [D, length]."""
     prefix = part[PREFIX]
     product(rows, (prefix + BLOCK - 1) // BLOCK * BLOCK, size, x, size, turned, length, out, width, 0)
     own = (num_own + BLOCK - 1) // BLOCK * BLOCK
     product(rows, own, size, x, size, turned + 4 * part[BEGIN], length, out + 4 * prefix, width, 0)
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _combine(rows, size, weights, width, part, num_own, values, out):
     """out [rows, D] = weights [rows, width] @ values of the prefix and of the own first tokens, values [n, D]."""
     prefix = part[PREFIX]
@@ -101,7 +101,7 @@ def _combine(rows, size, weights, width, part, num_own, values, out):
     product(rows, size, num_own, weights + 4 * prefix, width, own, size, out, size, 1)
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _collect(rows, size, weights, width, part, num_own, x, out):
     """Add weights' [rows, width] turned @ x [rows, D] to the rows of out [n, D] that the weights belong to."""
     prefix = part[PREFIX]
@@ -109,7 +109,7 @@ def _collect(rows, size, weights, width, part, num_own, x, out):
     turned_product(num_own, size, rows, weights + 4 * prefix, width, x, size, out + 4 * part[BEGIN] * size, size, 1)
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _softmax(start, count, repeat, part, num_own, scores, width):
     """Softmax of what each row may see, zeros elsewhere; tokens start to start + count of a part, R rows each."""
     prefix = part[PREFIX]
@@ -121,7 +121,7 @@ def _softmax(start, count, repeat, part, num_own, scores, width):
             line[i] = F4(0.0)
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _slope(rows, num_keys, weights, grads, width):
     """Turn grads, of softmax results `weights`, both [rows, width], into those of the scores."""
     for row in range(rows):

@@ -20,7 +20,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .loops import OPTIONS, loop
+from .loops import EXACT, exact, loop
 
 FEATURES = llvmlite.binding.get_host_cpu_features()
 LANES = 16 if FEATURES.get("avx512f") else 8
@@ -35,6 +35,9 @@ MOST_ROWS = 8 if LANES == 16 else 2
 
 ROWS = 16
 """Rows of a matrix that are packed together."""
+
+TEN, ELEVEN = types.void(*(types.int64,) * 10), types.void(*(types.int64,) * 11)
+"""Signatures: addresses, lengths and counts."""
 
 FLOAT, WORD = ir.FloatType(), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -126,7 +129,7 @@ def numbers(address, shape):
     return carray(_pointer(address), shape)
 
 
-@njit(**OPTIONS)
+@exact(TEN)
 def _rows_by_block(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
     """BLOCK columns for all rows."""
     i = 0
@@ -146,7 +149,7 @@ def _rows_by_block(m, inner, a, row_stride, stride, b, block_length, c, out_leng
             i += 1
 
 
-@njit(**OPTIONS)
+@exact(TEN)
 def _rows_by_half(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
     """HALF columns for all rows."""
     i = 0
@@ -163,7 +166,7 @@ def _rows_by_half(m, inner, a, row_stride, stride, b, block_length, c, out_lengt
             i += 1
 
 
-@njit(**OPTIONS)
+@exact(ELEVEN)
 def _few_columns(m, n, inner, a, row_stride, stride, b, block_length, c, out_length, add):
     """As a tile, for fewer columns than half a block has."""
     for i in range(m):
@@ -176,7 +179,7 @@ def _few_columns(m, n, inner, a, row_stride, stride, b, block_length, c, out_len
                 out[j] += number[0] * row[j]
 
 
-@njit(**OPTIONS)
+@exact(ELEVEN)
 def _by_blocks(m, n, inner, a, row_stride, stride, b, block_length, c, out_length, add):
     column = 0
     while column < n:
@@ -192,19 +195,19 @@ def _by_blocks(m, n, inner, a, row_stride, stride, b, block_length, c, out_lengt
             column = n
 
 
-@njit(**OPTIONS)
+@exact(TEN)
 def product(m, n, inner, a, row_length, b, block_length, c, out_length, add):
     """c [M, N] = a [M, K] @ b [K, N] at addresses, each with its own row length; with add 1, added to c."""
     _by_blocks(m, n, inner, a, row_length, 1, b, block_length, c, out_length, add)
 
 
-@njit(**OPTIONS)
+@exact(TEN)
 def turned_product(m, n, inner, a, row_length, b, block_length, c, out_length, add):
     """As `product`, with a [K, M] turned."""
     _by_blocks(m, n, inner, a, 1, row_length, b, block_length, c, out_length, add)
 
 
-@njit(**OPTIONS)
+@exact(ELEVEN)
 def packed_product(m, n, inner, a, row_length, packed, c, out_length, add, thread, num_threads):
     """As `product` with a packed matrix b; each thread does its share of the blocks."""
     blocks = (n + BLOCK - 1) // BLOCK
@@ -234,7 +237,7 @@ def pack(weight, first, width, transposed, out):
                     out[block, k, j] = number if inside else np.float32(0.0)
 
 
-@njit(**OPTIONS)
+@njit(**EXACT)
 def _pack_block(weight, column, transposed, out, start, end):
     """Rows start to end of a whole block out [K, BLOCK]."""
     for k in range(start, end):

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
-from ..models.loops import F4, LOWEST, OPTIONS, exp, largest, loop, rms_norm
+from ..models.loops import F4, LOWEST, exp, largest, loop, norm_rows
 from ..models.tiles import BLOCK, numbers, packed_product, product
 
 IDS = 256
@@ -74,7 +74,7 @@ class Places(NamedTuple):
     """[N, V]."""
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column):
     """Add bias to a row's heads qkv [(R + 2) * D] of one key head, turn queries and key, and store all three.
 
@@ -96,7 +96,7 @@ def _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column):
         tail_v[column, d] = qkv[i] + bias[i]
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _joint_softmax(prompt, tail):
     """One softmax over two rows, in place."""
     top = max(largest(prompt), largest(tail))
@@ -116,7 +116,7 @@ def _joint_softmax(prompt, tail):
         tail[i] *= inverse
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, first_columns, column):
     """Attention of `count` samples of a group from `sample` on, for one key head and its R queries each.
 
@@ -164,7 +164,7 @@ def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, fi
             joined[i] = attended[i]
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_column, column):
     """A thread's share of the (group, key head, sample) triples, as runs of samples."""
     items = sizes.groups * sizes.kv_heads * sizes.samples
@@ -178,7 +178,7 @@ def _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_colu
         item += count
 
 
-@njit(**OPTIONS)
+@njit(inline="always")
 def _gate_share(thread, team, rows, normed, layer, places, sizes):
     """A thread's share of the columns of silu(gate) * up, left where the gate was."""
     hidden, width = sizes.hidden, sizes.intermediate
@@ -208,7 +208,7 @@ def decode_step(thread, team, control, layers, places, sizes, eps, prompt_length
     normed = numbers(normed_at, (rows, hidden))
     for i in range(layers.shape[0]):
         layer = layers[i]
-        rms_norm(x, numbers(layer[NORM_1], (hidden,)), eps, normed)
+        norm_rows(x, numbers(layer[NORM_1], (hidden,)), eps, normed)
         qkv = places.qkv
         packed_product(rows, all_heads, hidden, normed_at, hidden, layer[QKV], qkv, all_heads, 0, thread, team)
         barrier(control, team)
@@ -216,12 +216,12 @@ def decode_step(thread, team, control, layers, places, sizes, eps, prompt_length
         barrier(control, team)
         packed_product(rows, hidden, heads, places.joined, heads, layer[O], places.x, hidden, 1, thread, team)
         barrier(control, team)
-        rms_norm(x, numbers(layer[NORM_2], (hidden,)), eps, normed)
+        norm_rows(x, numbers(layer[NORM_2], (hidden,)), eps, normed)
         _gate_share(thread, team, rows, normed_at, layer, places, sizes)
         barrier(control, team)
         packed_product(rows, hidden, width, places.gate, width, layer[DOWN], places.x, hidden, 1, thread, team)
         barrier(control, team)
-    rms_norm(x, numbers(places.norm, (hidden,)), eps, normed)
+    norm_rows(x, numbers(places.norm, (hidden,)), eps, normed)
     if places.head:
         vocab = sizes.vocab
         packed_product(rows, vocab, hidden, normed_at, hidden, places.head, places.logits, vocab, 0, thread, team)

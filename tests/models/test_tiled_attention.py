@@ -13,12 +13,12 @@ pytestmark = pytest.mark.skipif(not host.is_there(), reason="needs numba and a P
 
 def group(start, prompt, lengths):
     """`visible_until` of a group, and where the next one starts."""
-    end = at = start + prompt + sum(lengths)
-    parts, at = [[end] * prompt], start + prompt
+    end, at = start + prompt + sum(lengths), start + prompt
+    visible = [end] * prompt
     for length in lengths:
         at += length
-        parts.append([at] * length)
-    return sum(parts, []), end
+        visible += [at] * length
+    return visible, end
 
 
 def text(heads, kv_heads, size):
