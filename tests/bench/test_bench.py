@@ -288,7 +288,7 @@ def test_operations_of_a_pass_by_hand():
 
 
 def test_forward_bench_counts_what_it_runs(folder):
-    result = measure_forward(ForwardBench(str(folder), prompts=2, gens=2, new=3, steps=1, warmup=0))
+    result = measure_forward(ForwardBench(str(folder), prompts=2, gens=2, new=3, steps=1, warmup=1))
     assert result["tokens"] > 2 * 2 * 3 and result["packs"] in (1, 2)
     assert 0 < result["forward_floor_s"] < result["forward_s"] < result["forward_backward_s"]
     assert result["forward_backward_floor_s"] == pytest.approx(3 * result["forward_floor_s"], rel=0.2)
