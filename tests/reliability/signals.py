@@ -2,12 +2,14 @@
 """Ask a run to stop again and again: `python tests/reliability/signals.py --num N [--steps S] [--seed K]`.
 
 As killstorm.py --forked, but with SIGTERM, SIGINT or three SIGTERMs 0.2 s apart (as launchers send them).  Each time
-the run must end with 75 and have saved the last step it logged; each finished run must equal one that was left alone.
+the run must end with 75 and have saved the last step it logged; one that had not begun to train may also end as
+programs do (130, or by the signal).  Each finished run must equal one that was left alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import signal
 import sys
@@ -21,6 +23,14 @@ import killstorm
 from r1_mllm.runtime import STOPPED
 
 BURSTS = ((signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM,) * 3)
+
+EARLY = (STOPPED, 130, -signal.SIGTERM, -signal.SIGINT)
+
+
+def training(folder: Path) -> bool:
+    """Whether the run says that it takes steps."""
+    file = folder / "status.json"
+    return file.exists() and json.loads(file.read_text())["state"] == "running"
 
 
 def stop(process: killstorm.Forked, burst: tuple[int, ...]) -> tuple[float, float]:
@@ -57,7 +67,7 @@ def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
     assert killstorm.start(killstorm.command(train, reward, reference, steps, **flags)).wait() == 0
     expected = killstorm.content(reference, steps)
     alone = killstorm.whole_cost(killstorm.Forked(killstorm.command(train, reward, root / "warm", steps, **flags)[3:]))
-    told = {"stops": 0, "bursts": 0, "steps_lost": 0, "other_codes": 0, "runs": 0, "unequal": 0}
+    told = dict.fromkeys(("stops", "bursts", "before_steps", "steps_lost", "other_codes", "runs", "unequal"), 0)
     longest = {"longest_end_s": 0.0, "longest_end_processor_s": 0.0}
     while told["stops"] < num:
         folder = root / f"run-{told['runs']}"
@@ -65,13 +75,14 @@ def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
             process = killstorm.Forked(killstorm.command(train, reward, folder, steps, **flags)[3:])
             if told["stops"] >= num or not killstorm.spend(process, rng.uniform(0.1, 0.9) * alone):
                 break
-            burst = rng.choice(BURSTS)
+            burst, trains = rng.choice(BURSTS), training(folder)
             taken = stop(process, burst)
             if process.returncode == 0:  # too late: it was done
                 break
             told["stops"] += 1
             told["bursts"] += len(burst) > 1
-            told["other_codes"] += process.returncode != STOPPED
+            told["before_steps"] += not trains
+            told["other_codes"] += process.returncode not in ((STOPPED,) if trains else EARLY)
             told["steps_lost"] += lost(folder)
             longest = {name: max(most, new) for (name, most), new in zip(longest.items(), taken, strict=True)}
         told["runs"] += 1
