@@ -139,7 +139,7 @@ def spend(process: Run, seconds: float) -> bool:
     while process.poll() is None:
         if processor_seconds(process.pid) >= seconds:
             return True
-        time.sleep(0.005)
+        time.sleep(0.02)
     return False
 
 
