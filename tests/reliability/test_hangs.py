@@ -90,9 +90,9 @@ def start(path, moves, waits):
 
 def test_waiting_for_a_rank_that_moves_is_no_stall_and_for_one_that_does_not_is(tmp_path):
     (tmp_path / "rank007.txt").write_text("stacks of an earlier run")
-    late = start(tmp_path / "rank001.txt", 2.5, 60)  # moves for a while, then hangs
+    late = start(tmp_path / "rank001.txt", 1.5, 60)  # moves for a while, then hangs
     early = start(tmp_path / "rank000.txt", 0.1, 60)  # waits for it all the time
-    time.sleep(2.0)
+    time.sleep(1.2)
     assert early.poll() is None and late.poll() is None
     told = [process.communicate(timeout=20)[0] for process in (early, late)]
     assert early.returncode == late.returncode == STALLED
@@ -102,7 +102,7 @@ def test_waiting_for_a_rank_that_moves_is_no_stall_and_for_one_that_does_not_is(
 
 
 def test_a_long_generation_is_no_stall(tmp_path):
-    process = start(tmp_path / "rank000.txt", 2.0, 0.1)
+    process = start(tmp_path / "rank000.txt", 1.3, 0.1)
     assert process.communicate(timeout=20)[0] == "" and process.returncode == 0
     assert not (tmp_path / "rank000.txt").exists()
 

@@ -90,6 +90,7 @@ def test_fifty_changes_right_after_a_save_begins_are_not_in_it(configure, held):
     assert all(new != old for new, old in zip(changed[:3], before[:3], strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_saves_the_same_beside_training(configure, tmp_path):
     grpo.train(configure("plain"))
     grpo.train(configure("beside", async_save=True))

@@ -55,6 +55,7 @@ def grpo_words(request, folder, out, *more):
         "    return [len(one.text) for one in group.completions]\n"
     )
     given = ("--task", "counting", "--num_generations", "2", "--max_completion_length", "4", "--beta", "0")
+    given += ("--reward_isolation", "none")
     return words(request, folder, out, *given, "--reward_funcs", f"{reward}:length", *more)
 
 
@@ -120,6 +121,7 @@ def test_strict_and_too_many_stop_with_the_code_of_bad_data(request, tmp_path, f
     assert list(trained_on(tmp_path / "run")) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["strict", "quarantine"])
 def test_a_held_out_picture_that_is_gone_is_left_out_or_named(request, tmp_path, caplog, policy):
     write_rows(tmp_path)
@@ -138,6 +140,7 @@ def test_a_held_out_picture_that_is_gone_is_left_out_or_named(request, tmp_path,
     assert "left out of the evaluation" in caplog.text and "2.png" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_held_out_conversation_whose_picture_is_gone_is_left_out(request, tmp_path):
     write_rows(tmp_path, conversations=True)
     for name in ("whole", "damaged"):
