@@ -243,12 +243,17 @@ def draw(thread, team, control, logits, temperature, allowed, uniforms, powers, 
         top = largest(given)
         total, kept = 0.0, 0.0
         for block in range(sums.size):
-            part, allowed_part = F4(0.0), F4(0.0)
-            for i in range(block * IDS, min(block * IDS + IDS, row.size)):
-                power = exp((given[i] - top) * coldness)
+            part, allowed_part, first = F4(0.0), F4(0.0), block * IDS
+            scores, powers_here, kept_here = (
+                given[first : first + IDS],
+                row[first : first + IDS],
+                allowed[first : first + IDS],
+            )
+            for i in range(scores.size):
+                power = exp((scores[i] - top) * coldness)
                 part += power
-                row[i] = power * allowed[i]
-                allowed_part += row[i]
+                powers_here[i] = power * kept_here[i]
+                allowed_part += powers_here[i]
             total += part
             kept += allowed_part
             sums[block] = allowed_part
