@@ -29,6 +29,9 @@ HEAD_LIMIT = 1 << 28
 LINE = 16
 """Numbers of a cache line; packed weights begin at one."""
 
+SPARE_LIMIT = 1 << 25
+"""Memory of larger weights is given back: the update of such a model needs it more than the next rollout."""
+
 _spare: dict[int, list[np.ndarray]] = defaultdict(list)
 """Memory of packed weights that are gone, by size: every rollout packs the same ones, and given back to the allocator
 it would be cut up in between."""
@@ -43,7 +46,8 @@ class Packed:
         blocks = -(-width // tiles.BLOCK)
         size = blocks * inner * tiles.BLOCK + LINE
         memory = _spare[size].pop() if _spare[size] else np.empty(size, np.float32)
-        weakref.finalize(self, _spare[size].append, memory)
+        if memory.nbytes <= SPARE_LIMIT:
+            weakref.finalize(self, _spare[size].append, memory)
         skip = -(memory.ctypes.data // 4) % LINE
         packed = memory[skip : skip + size - LINE].reshape([blocks, inner, tiles.BLOCK])
         tiles.pack(host.array(weight), first, width, transposed, packed)
