@@ -2,6 +2,7 @@
 """Options every test folder shares; Paddle's environment is set before anything imports it."""
 
 import json
+import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,15 @@ runtime.prepare()
 
 def pytest_addoption(parser):
     parser.addoption("--golden-root", default=str(DEFAULT_ROOT), help="folder of golden cases")
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Give the package's logger its level back: commands set it, for ranks other than the first to errors only."""
+    logger = logging.getLogger("r1_mllm")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 class Service:
