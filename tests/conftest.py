@@ -21,11 +21,12 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(autouse=True)
-def log_level():
-    """Give the package's logger its level back: commands set it, for ranks other than the first to errors only."""
-    logger = logging.getLogger("r1_mllm")
-    level = logger.level
+def logging_as_before():
+    """Undo what programs run within this process do to logging (tests/docs runs scripts up to their flags)."""
+    manager, logger = logging.root.manager, logging.getLogger("r1_mllm")
+    disabled, level = manager.disable, logger.level
     yield
+    logging.disable(disabled)
     logger.setLevel(level)
 
 
