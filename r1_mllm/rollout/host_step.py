@@ -51,7 +51,7 @@ class Packed:
         skip = -(memory.ctypes.data // 4) % LINE
         packed = memory[skip : skip + size - LINE].reshape([blocks, inner, tiles.BLOCK])
         tiles.pack(host.array(weight), first, width, transposed, packed)
-        self.address = packed.ctypes.data
+        self.memory, self.address = memory, packed.ctypes.data
 
 
 class HostLayer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decode step on MKL and numpy gives the logits of the step in Paddle's operators."""
+"""The decode step in compiled code gives the logits of the step in Paddle's operators."""
 
 from pathlib import Path
 
@@ -7,14 +7,18 @@ import numpy as np
 import paddle
 import pytest
 
-from r1_mllm.models import mkl
+from r1_mllm.models import host
+
+if not host.is_there():
+    pytest.skip("needs numba and a Paddle with MKL", allow_module_level=True)
+
+from r1_mllm.models import tiles
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.processing.prompt import Processor
+from r1_mllm.rollout import host_step
 from r1_mllm.rollout.decoder import Decoder
 
 FOLDER = Path(__file__).parents[1] / "golden" / "cases" / "e2e"
-
-pytestmark = pytest.mark.skipif(mkl.library() is None, reason="this Paddle carries no MKL")
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,15 @@ def test_both_steps_agree(model, prompts):
     for step, (got, want) in enumerate(zip(on_host, on_device, strict=True)):
         np.testing.assert_allclose(got, want, atol=2e-4, rtol=1e-4, err_msg=f"step {step}")
     assert np.abs(on_host[3][0] - on_host[4][0]).max() > 0.1  # the steps differ among themselves
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 25])
+def test_packed_weights_live_as_long_as_they_are_used(limit, monkeypatch):
+    monkeypatch.setattr(host_step, "SPARE_LIMIT", limit)  # 0: memory is given back at the end
+    weight = np.random.default_rng(2).normal(size=[300, 640]).astype(np.float32)
+    packed = host_step.Packed(paddle.to_tensor(weight))
+    others = [np.full_like(packed.memory, np.nan) for _ in range(3)]  # would take memory that was given back too soon
+    x, out = np.ones([2, 300], np.float32), np.empty([2, 640], np.float32)
+    tiles.packed_product(2, 640, 300, x.ctypes.data, 300, packed.address, out.ctypes.data, 640, 0, 0, 1)
+    np.testing.assert_allclose(out, np.tile(weight.sum(axis=0, dtype=np.float64), [2, 1]), rtol=1e-4, atol=1e-4)
+    assert len(others) == 3
