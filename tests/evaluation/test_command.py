@@ -93,7 +93,7 @@ def workplace(project, monkeypatch):
     """The project folder with a copy of the program inside an otherwise empty PaddleMIX tree and a tiny checkpoint."""
     place = project / "paddlemix/examples/r1_mllm"
     for part in ("r1_mllm", "eval"):
-        shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, place / part)  # with what is compiled already
     shutil.copytree(CHECKPOINT, project / "Qwen/Qwen2.5-VL-3B-Instruct")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return project
