@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1_mllm.config import GrpoConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from r1_mllm.config import GrpoConfig, ModelConfig, ObjectiveConfig, RolloutConfig, TrainingConfig
 from r1_mllm.distributed import mesh
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.records import Completion, Example, Group
@@ -46,6 +46,7 @@ def main():
     joined = mesh.init()
     config = GrpoConfig(
         model=ModelConfig(str(folder)),
+        rollout=RolloutConfig(num_generations=3),
         objective=ObjectiveConfig(loss_type=loss_type, beta=0.0, scale_rewards="batch"),
         training=TrainingConfig(per_device_train_batch_size=4 // joined.world),
     )
