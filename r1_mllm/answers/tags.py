@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
-_TAG = re.compile(r"<(/?)(think|answer)>")
+_TAG = re.compile(r"</?(?:think|answer)>")
+_THINK_TAG = re.compile(r"</?think>")
 _STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _EXPECTED = ["<think>", "</think>", "<answer>", "</answer>"]
 
@@ -46,8 +48,7 @@ def split(text: str) -> Parts:
 def thinking_then_rest(text: str) -> tuple[bool, str]:
     """Check for exactly one thinking part at the start (for tasks whose answer stands in a box): (ok, reason)."""
     text = _trim(text)
-    found = [match.group() for match in _TAG.finditer(text) if match.group(2) == "think"]
-    if found != _EXPECTED[:2]:
+    if _first(_THINK_TAG, text, 3) != _EXPECTED[:2]:
         return False, "not exactly one closed thinking part"
     if not text.startswith("<think>"):
         return False, "text before the thinking part"
@@ -69,15 +70,13 @@ def _trim(text: str) -> str:
 
 def _spans(text: str, name: str) -> list[tuple[int, int]]:
     """Find the innermost closed parts called `name`, as (start, end) of their content."""
-    spans, opened = [], None
-    for match in _TAG.finditer(text):
-        if match.group(2) != name:
-            continue
-        if not match.group(1):
-            opened = match.end()
-        elif opened is not None:
-            spans.append((opened, match.start()))
-            opened = None
+    opening, closing = f"<{name}>", f"</{name}>"
+    spans, start = [], 0
+    while (end := text.find(closing, start)) >= 0:
+        opened = text.rfind(opening, start, end)
+        if opened >= 0:
+            spans.append((opened + len(opening), end))
+        start = end + len(closing)
     return spans
 
 
@@ -90,9 +89,13 @@ def _without(text: str, thoughts: list[tuple[int, int]]) -> str:
     return " ".join([*pieces, text[start:]])
 
 
+def _first(pattern: re.Pattern, text: str, number: int) -> list[str]:
+    """The first `number` matches, at most."""
+    return [match.group() for match in itertools.islice(pattern.finditer(text), number)]
+
+
 def _format_fault(text: str) -> str:
-    tags = [match.group() for match in _TAG.finditer(text)]
-    if tags != _EXPECTED:
+    if _first(_TAG, text, 5) != _EXPECTED:
         return "not exactly one thinking part followed by one answer part"
     if not text.startswith("<think>"):
         return "text before the thinking part"

@@ -2,7 +2,7 @@
 """Signs of life, and a watch that ends a process which gives none: stacks to a file, exit code 78.
 
 Two watches run: a thread of ours, which can say why and leave status.json, and, for hangs that keep the interpreter's
-lock, faulthandler's own timer, which needs no lock, writes the same stacks 8 s later and ends with code 1.
+lock, faulthandler's own timer, which needs no lock, writes the same stacks 5 s later and ends with code 1.
 
 The processes of a run see each other through the files their stacks go to, in one folder: a file's time says when its
 process moved last, and stacks in it that it has stalled.  So a process that waits in an exchange is not stalled while
@@ -24,7 +24,7 @@ from ..runtime import STALLED
 
 FIRST_STEP_FACTOR = 3
 """Until the first step is done (loading, compiling, the evaluation before training) patience is longer by this."""
-BACKSTOP_SECONDS = 8.0
+BACKSTOP_SECONDS = 5.0
 PEER_SECONDS = 12.0
 """A stalled process stays for so long at most, until every other one has written its stacks."""
 
@@ -161,6 +161,7 @@ class Watch:
                 os.utime(self.path)
 
     def _end(self, reason: str) -> None:
+        faulthandler.dump_traceback_later(PEER_SECONDS + BACKSTOP_SECONDS, exit=True, file=self._file)
         try:
             self._file.write(reason + "\n")
             self._file.flush()

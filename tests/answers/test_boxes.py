@@ -70,6 +70,6 @@ def test_strict_json_needs_an_object_with_four_finite_numbers(answer, expected):
 
 @pytest.mark.parametrize("text", ["[1, " * 50_000, "[" + " " * 100_000, "1" * 100_000, "[1,1,1,1" + " " * 100_000])
 def test_no_text_slows_the_search_down(text):
-    started = time.perf_counter()
+    started = time.process_time()
     boxes.first_box(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

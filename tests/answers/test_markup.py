@@ -22,10 +22,10 @@ def test_complete_boxes_are_found(text, found):
 
 
 def test_unclosed_boxes_take_linear_time():
-    started = time.perf_counter()
+    started = time.process_time()
     assert markup.boxed("\\boxed{" * 100_000) == []
     assert len(markup.boxed("\\boxed{" * 50_000 + "}" * 50_000)) == 1
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

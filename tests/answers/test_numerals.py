@@ -59,7 +59,7 @@ def test_several_or_no_numbers_are_no_answer(text):
 
 
 def test_long_texts_are_read_quickly():
-    started = time.perf_counter()
+    started = time.process_time()
     for text in ("1,1" * 600, "1" * 1900, "twenty-" * 280, "-" * 1900):
         single_number(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

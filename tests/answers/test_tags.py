@@ -46,9 +46,9 @@ def test_the_failed_check_is_named(text, reason):
 
 
 def test_a_hundred_thousand_tags_take_under_a_second():
-    started = time.perf_counter()
+    started = time.process_time()
     tags.split("<think><answer>" * 100_000)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_gold_text_is_read_with_and_without_tags():

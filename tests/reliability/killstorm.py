@@ -26,6 +26,7 @@ from typing import IO
 
 from r1_mllm import runtime
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of forked runs too: sums over two threads have other last bits
 runtime.prepare()
 ROOT = Path(__file__).resolve().parents[2]
 REWARD = "def vowels(group):\n    return [sum(c in 'aeiou' for c in d.text) for d in group.completions]\n"
@@ -70,7 +71,7 @@ def start(words: list[str], errors: IO | int = subprocess.PIPE, **environment: s
     """Start a run in a session of its own; errors is where its standard error goes."""
     process = subprocess.Popen(
         words,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,

@@ -18,6 +18,8 @@ from r1_mllm.runtime import STALLED
 
 STALL = 6
 """Seconds of --stall_timeout."""
+BUSY = 45
+"""Seconds that the end may take after that; 15 are promised, on a machine that does nothing else."""
 
 
 def storm():
@@ -53,7 +55,7 @@ def test_a_rank_that_hangs_ends_all_with_the_stacks_of_all(request, tmp_path, ki
             begun = time.monotonic()
         time.sleep(0.1)
     assert process.returncode != 0 and begun is not None
-    assert time.monotonic() - begun < STALL + 15
+    assert time.monotonic() - begun < STALL + BUSY
     assert storm().left_behind(tree, process.pid) == []
     shared = {number for name in os.listdir("/dev/shm") for number in re.findall(r"\d+", name)}
     assert not shared & {str(number) for number, _ in tree}

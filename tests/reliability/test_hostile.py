@@ -94,7 +94,7 @@ def test_twice_the_text_takes_about_twice_the_time(name):
 @pytest.mark.parametrize("name", ["math_boxed"])
 def test_a_million_characters_take_a_moment(name):
     for family, unit in FAMILIES.items():
-        taken = seconds_of(lambda unit=unit: grade(name, repeated(unit, 1_000_000)))
+        taken = min(seconds_of(lambda unit=unit: grade(name, repeated(unit, 1_000_000))) for _ in range(3))
         assert taken / 6 <= 0.1, (family, taken)  # grade and form of three texts
 
 

@@ -296,9 +296,9 @@ def test_a_worker_killed_from_outside_costs_nothing(load):
 
 def test_a_hang_costs_its_time_limit(load):
     earn = load(
-        "import time\ndef earn(group):\n    time.sleep(len(group.completions[0].text) > 3)\n    return [1, 2]\n"
+        "import time\ndef earn(group):\n    time.sleep(60 * (len(group.completions[0].text) > 3))\n    return [1, 2]\n"
     )
     assert list(earn(group(), CONFIG)) == [1.0, 2.0]
     started = time.monotonic()
     assert np.isnan(earn(group(("abcd", "a")), CONFIG)).all()
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 20.0

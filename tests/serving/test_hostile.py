@@ -157,7 +157,7 @@ def test_a_full_line_sends_clients_away_and_health_answers_meanwhile(start):
         replies = [pool.submit(server.post, long) for _ in range(12)]
         began = time.monotonic()
         assert httpx.get(f"{server.root}/health").status_code == 200
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5.0
         statuses = [reply.result().status_code for reply in replies]
         refused = next(reply.result() for reply in replies if reply.result().status_code == 429)
     assert set(statuses) == {200, 429} and statuses.count(200) >= 2
