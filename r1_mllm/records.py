@@ -130,6 +130,8 @@ class Group:
     """[G] float64 weighted sum."""
     advantages: np.ndarray | None = None
     """[G] float64."""
+    reading: Any = None
+    """A models.reading.Kept: the sampler's pass over the prompt, for the update of the same weights to go on from."""
 
 
 @dataclass
@@ -165,5 +167,7 @@ class PackedBatch:
     """[I] float32 or None."""
     patch_rows: np.ndarray | None = None
     """[M] int64: where in the pack each merged visual token stands."""
+    readings: Sequence[Any] = ()
+    """The readings of the prompts of its groups, in order; empty unless all have one."""
     structures: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
     """What the models derive from the fields above (who sees whom, rotary tables), kept for the pack's next pass."""

@@ -23,6 +23,7 @@ CONFORMANCE = "tests/training/test_conformance.py"
 LORA, ANSWERS = "tests/models/test_lora.py", "tests/processing/test_conversation.py"
 COLLECT = "tests/training/test_collect.py"
 PASSK, SHARDS = "tests/evaluation/test_passk.py", "tests/evaluation/test_shards.py"
+READING = "tests/training/test_reading.py"
 CHOOSE, REJECT = "tests/rejection/test_choose.py", "tests/rejection/test_command.py"
 
 
@@ -46,6 +47,9 @@ MUTANTS = [
     Mutant("training/collect.py", "lacking = collectives.gather_objects(wanted - len(mixed))",
            "lacking = collectives.gather_objects(wanted if len(mixed) < wanted else 0)", COLLECT),
     Mutant("training/collect.py", "rollout.groups = mixed +", "rollout.groups = mixed[:1] +", COLLECT),
+    Mutant("training/collect.py", "training.steps_per_rollout == 1", "training.steps_per_rollout >= 1", READING),
+    Mutant("models/reading.py", "if known is None else known + leaf.grad", "", READING),
+    Mutant("models/attention.py", "Part(a, b, length, True) for a", "Part(a, b, length - 1, True) for a", READING),
     Mutant("tasks/math_boxed.py", "return -1.0 if grade", "return 0.0 if grade", "tests/tasks/test_scorers.py"),
     Mutant("tasks/math_boxed.py", "(1.0 - config.format_weight) *", "1.0 *", "tests/tasks/test_scorers.py"),
     Mutant("tasks/rows.py", "max(num_images, len(numbers)) if", "num_images if", "tests/data/test_convert.py"),

@@ -81,12 +81,13 @@ class LengthEngine(Engine):
         seed: int,
         greedy: bool = False,
         max_new_tokens: int | None = None,
+        **others,
     ) -> list[list[Completion]]:
         """As `Engine.generate`."""
         if self.lengths is not None:
             self._ends = self._draw_ends(len(prompts), n, seed, max_new_tokens or self.config.max_completion_length)
         self.num_calls += 1
-        return super().generate(prompts, n, seed, greedy, max_new_tokens)
+        return super().generate(prompts, n, seed, greedy, max_new_tokens, **others)
 
     def _draw_ends(self, num_prompts: int, n: int, seed: int, length: int) -> Ends:
         low, high = self.lengths

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import paddle
 from .. import rewards
 from ..config import GrpoConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, RolloutConfig, TrainingConfig
 from ..models.qwen_vl import QwenVL
+from ..models.reading import ReadPrompt
 from ..processing.prompt import Processor
 from ..records import Group, PackedBatch
 from ..training import metrics
+from ..training.collect import sample
 from ..training.optimizer import AdamW, learning_rate
 from ..training.policy_model import load_model
 from ..training.scaling import LossScale
@@ -113,11 +115,11 @@ def watch_policy(model: QwenVL, watch: Watch) -> None:
     """Time the policy's forward pass and tell loss from backward: the latter begins when the gradient reaches logp."""
     plain = model.token_logp
 
-    def token_logp(batch: PackedBatch, temperature: float = 1.0) -> paddle.Tensor:
+    def token_logp(batch: PackedBatch, temperature: float = 1.0, prompts: Sequence[ReadPrompt] = ()) -> paddle.Tensor:
         watch.end("backward")  # of the pack before, where this thread has several
         watch.begin()
         with watch.phase("policy_forward"):
-            logp = plain(batch, temperature)
+            logp = plain(batch, temperature, prompts)
         logp.register_hook(lambda gradient: watch.end("loss_total"))
         return logp
 
@@ -178,8 +180,7 @@ class Trainer:
             prompts = [self.processor.encode(messages(example), example.images) for example in examples]
         with watch.phase("generate"):
             seed = phase_seed(config.training.seed, step, "rollout", 0)
-            completions = self.engine.generate(prompts, config.rollout.num_generations, seed=seed)
-        groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
+            groups = sample(self.engine, examples, prompts, config, seed)
         with watch.phase("reward"):
             for group in groups:
                 rewards.score(group, {"tokens": tokens_reward}, config.reward)

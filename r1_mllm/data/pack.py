@@ -105,8 +105,12 @@ def assemble(
         start += len(piece["ids"])
         num_rows += len(share.completions)
     fields = {name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]}
-    prompts = [groups[share.group].prompt for share in shares]
-    return PackedBatch(**fields, num_rows=num_rows, **_visual(fields["ids"], fields["row"], prompts, visual_ids))
+    members = [groups[share.group] for share in shares]
+    visual = _visual(fields["ids"], fields["row"], [group.prompt for group in members], visual_ids)
+    readings = [group.reading for group in members if group.reading is not None and group.reading.alive]
+    return PackedBatch(
+        **fields, num_rows=num_rows, readings=readings if len(readings) == len(members) else (), **visual
+    )
 
 
 def _lay_group(group: Group, completions: Sequence[int], start: int, first_row: int, mask_truncated: bool) -> dict:

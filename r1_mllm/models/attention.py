@@ -11,6 +11,7 @@ G completions and C completion tokens of a group (of a block: the most of any of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ import paddle
 from paddle.nn import functional as F
 
 from . import kernels, tiled_attention
-from .dense_attention import MASKED, DenseLayout, Rectangle, attend_dense
+from .dense_attention import MASKED, DenseLayout, Rectangle
 from .tiled_attention import Part, TiledLayout
 
 MIN_STRETCH, MAX_STRETCHES = 32, 8
@@ -195,32 +196,49 @@ class TextLayout:
         self.plain = DenseLayout(rectangles, len(visible_until), num_heads, head_dim, dtype)
 
 
-class ContinuedLayout:
-    """One prompt's next tokens, which also see what was read of it before; plain products on every device.
+def next_tokens(before: int, num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, dtype) -> DenseLayout:
+    """One prompt's next tokens, behind `before` that they also see and that have no row of the output."""
+    tokens = np.arange(before + num_tokens)[None]
+    plan = _HeadPlan(num_heads, num_kv_heads)
+    rectangles = list(_causal_rectangles(plan, tokens[:, before:], tokens[:, :before]))
+    for rectangle in rectangles:
+        rectangle.home -= before * num_heads
+    return DenseLayout(rectangles, num_tokens, num_heads, head_dim, dtype)
 
-    Serves one pass without gradients: layers take their earlier keys and values in order.
+
+def after_prompts(row: np.ndarray, num_heads: int, num_kv_heads: int, head_dim: int) -> TiledLayout:
+    """The completions of a pack (row [T] as in PackedBatch), behind its prompts that stand together before them."""
+    starts = np.flatnonzero((row < 0) & (np.concatenate([[0], row[:-1]]) >= 0))
+    borders = [*starts[1:], len(row)]
+    num_prompt = int((row < 0).sum())
+    families, prompts, rest = [], 0, num_prompt
+    for start, end in zip(starts, borders, strict=True):
+        _, lengths = np.unique(row[start:end], return_counts=True)  # the prompt's -1 comes first
+        length, total = int(lengths[0]), int(lengths[1:].sum())
+        tokens = np.concatenate([np.arange(prompts, prompts + length), np.arange(rest, rest + total)])
+        ends = np.cumsum(lengths).tolist()
+        families.append((tokens, [Part(a, b, length, True) for a, b in itertools.pairwise(ends)]))
+        prompts, rest = prompts + length, rest + total
+    return TiledLayout(families, num_heads, num_kv_heads, head_dim, skip=num_prompt)
+
+
+class ContinuedLayout:
+    """Tokens that also see what was read before them.
+
+    Serves one pass: layers take their earlier keys and values in order.
     """
 
-    def __init__(
-        self, past: Sequence[paddle.Tensor], num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, dtype
-    ):
-        """Args: past: per layer keys and values [P, 2*K*D], or none for a prompt's first tokens."""
-        self.num_heads, self.head_dim, self.past = num_heads, head_dim, iter(past)
-        before = past[0].shape[0] if past else 0
-        tokens = np.arange(before + num_tokens)[None]
-        plan = _HeadPlan(num_heads, num_kv_heads)
-        rectangles = list(_causal_rectangles(plan, tokens[:, before:], tokens[:, :before]))
-        for rectangle in rectangles:
-            rectangle.home -= before * num_heads
-        self.dense = DenseLayout(rectangles, num_tokens, num_heads, head_dim, dtype)
+    def __init__(self, past: Sequence[paddle.Tensor], plain: DenseLayout | TiledLayout, num_heads: int, head_dim: int):
+        """Args: past: per layer keys and values [P, 2*K*D], or none.  plain: of P tokens without, T with output."""
+        self.num_heads, self.head_dim, self.past, self.plain = num_heads, head_dim, iter(past), plain
 
     def attend(self, qkv: paddle.Tensor) -> paddle.Tensor:
-        """qkv [T, (H + 2K) * D] of the next tokens, queries carrying 1/sqrt(D) -> [T, H * D]."""
+        """qkv [T, (H + 2K) * D] of the tokens, queries carrying 1/sqrt(D) -> [T, H * D]."""
         kv = next(self.past, None)
         if kv is not None:
             no_queries = paddle.zeros([kv.shape[0], self.num_heads * self.head_dim], kv.dtype)
             qkv = paddle.concat([paddle.concat([no_queries, kv], axis=1), qkv])
-        return attend_dense(qkv, self.dense)
+        return self.plain.attend(qkv)
 
 
 def flashmask_columns(visible_until: np.ndarray) -> np.ndarray:

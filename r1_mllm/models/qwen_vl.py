@@ -6,8 +6,8 @@ Shape letters: T packed tokens, N patches, M merged visual tokens, I pictures, C
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import paddle
@@ -15,10 +15,13 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_block
 
 from ..records import PackedBatch
-from . import attention, head
+from . import attention, head, tiled_attention
 from .config import ModelArch
 from .text import TextModel
 from .vision import VisionTower
+
+if TYPE_CHECKING:
+    from .reading import ReadPrompt
 
 Structure = TypeVar("Structure")
 
@@ -82,6 +85,11 @@ class QwenVL(nn.Layer):
         """Whether packed attention goes to the flash kernels."""
         return attention.flash_available(self.attn_implementation, self.dtype)
 
+    @property
+    def reads_once(self) -> bool:
+        """Whether `token_logp` can go on from prompts that were read before (models/reading.py)."""
+        return not self.recompute and tiled_attention.serves(self.arch.text.head_dim, self.dtype)
+
     def set_freeze_vision(self, frozen: bool) -> None:
         """Keep the vision tower as it is: no gradients, no activations kept."""
         self.freeze_vision = frozen
@@ -132,10 +140,36 @@ class QwenVL(nn.Layer):
         )
         return self.text(x, structure, self._runner())
 
-    def token_logp(self, batch: PackedBatch, temperature: float = 1.0) -> paddle.Tensor:
-        """Log-probability [T] float32 of each completion token given what it may look at; 0 at prompt tokens."""
+    def hidden_after(self, batch: PackedBatch, prompts: Sequence[ReadPrompt]) -> paddle.Tensor:
+        """Final hidden states [T, C] of a pack whose prompts were read before, one for each of its groups.
+
+        Of a prompt's tokens only the last has one, which the reading gave; the others' are zeros.
+        """
+        arch = self.arch.text
+        structure = _kept(
+            batch.structures,
+            (arch, "after", self.dtype),
+            lambda: self.text.structure_after(batch.positions, batch.row),
+        )
+        tables, plain = structure
+        past = [paddle.concat(layer) for layer in zip(*(prompt.kv for prompt in prompts), strict=True)]
+        layout = attention.ContinuedLayout(past, plain, arch.num_attention_heads, arch.head_dim)
+        hidden = self.text(self.embed(batch.ids[batch.row >= 0], None, None), (tables, layout), self._runner())
+        ends = np.flatnonzero((batch.row[:-1] < 0) & (batch.row[1:] >= 0))
+        rows = paddle.to_tensor(np.concatenate([ends, np.flatnonzero(batch.row >= 0)]))
+        states = paddle.concat([*(prompt.last for prompt in prompts), hidden])
+        return paddle.scatter(paddle.zeros([len(batch.row), states.shape[1]], states.dtype), rows, states)
+
+    def token_logp(
+        self, batch: PackedBatch, temperature: float = 1.0, prompts: Sequence[ReadPrompt] = ()
+    ) -> paddle.Tensor:
+        """Log-probability [T] float32 of each completion token given what it may look at; 0 at prompt tokens.
+
+        prompts: those of the pack's groups, where this model has read them before; they are not read again then.
+        """
         predictors, targets = predictor_rows(batch.row)
-        rows = paddle.gather(self.hidden(batch), paddle.to_tensor(predictors))
+        hidden = self.hidden_after(batch, prompts) if prompts else self.hidden(batch)
+        rows = paddle.gather(hidden, paddle.to_tensor(predictors))
         logp = head.token_logp(rows, self.text.head_weight, paddle.to_tensor(batch.ids[targets]), temperature)
         return paddle.scatter(paddle.zeros([len(batch.ids)], "float32"), paddle.to_tensor(targets), logp)
 

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _twins: weakref.WeakKeyDictionary[QwenVL, list[QwenVL]] = weakref.WeakKeyDictionary()
 
 
-def _members(model: QwenVL, size: int) -> list[QwenVL]:
+def members(model: QwenVL, size: int) -> list[QwenVL]:
     """The model and size - 1 twins, made once and brought up to date."""
     twins = _twins.setdefault(model, [])
     while len(twins) < size - 1:
@@ -34,8 +34,13 @@ def _members(model: QwenVL, size: int) -> list[QwenVL]:
     return [model, *twins[: size - 1]]
 
 
+def gather(model: QwenVL) -> None:
+    """Add the twins' gradients to the model's, twin after twin, and drop them there."""
+    for twin in _twins.get(model, ()):
+        _gather_gradients(model, twin)
+
+
 def _gather_gradients(model: QwenVL, twin: QwenVL) -> None:
-    """Add a twin's gradients to the model's and drop them there."""
     with paddle.no_grad():
         for own, shared in zip(twin.parameters(), model.parameters(), strict=True):
             if own.grad is None:
@@ -72,13 +77,12 @@ def run(
             results.append(function(model, item))
             accumulated()
         return results
-    members = _members(model, size)
+    team = members(model, size)
 
     def lane(i: int) -> list[Result]:
-        return [function(members[i], item) for item in items[i::size]]
+        return [function(team[i], item) for item in items[i::size]]
 
     lanes = threads.run(lane, range(size))
-    for twin in members[1:]:
-        _gather_gradients(model, twin)
+    gather(model)
     accumulated()
     return [lanes[i % size][i // size] for i in range(len(items))]

@@ -88,6 +88,13 @@ class TextModel(nn.Layer):
         tables = RotaryTables(rope_angles(positions, arch), (*heads, heads[1]), scale, dtype)
         return tables, attention.TextLayout(visible_until, *heads, arch.head_dim, flash, dtype)
 
+    def structure_after(self, positions: np.ndarray, row: np.ndarray) -> tuple[RotaryTables, attention.TiledLayout]:
+        """Prepare the completions of a pack, positions [3, T] and row [T], behind prompts that were read before."""
+        arch, dtype = self.arch, self.norm.weight.dtype.name.lower()
+        heads = arch.num_attention_heads, arch.num_key_value_heads
+        tables = RotaryTables(rope_angles(positions[:, row >= 0], arch), (*heads, heads[1]), arch.head_dim**-0.5, dtype)
+        return tables, attention.after_prompts(row, *heads, arch.head_dim)
+
     def forward(self, x, structure: Structure, recompute, keep_kv: list | None = None):
         """Run the decoder.
 

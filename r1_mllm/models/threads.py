@@ -57,9 +57,11 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 
 def run(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply function to every item, several at a time; results in order, the first error raised."""
+    """Apply function to every item, several at a time, or one after another on a thread of `run`; results in order,
+    the first error raised.
+    """
     size = count()
-    if size == 1 or len(items) < 2:
+    if size == 1 or len(items) < 2 or inside():
         return [function(item) for item in items]
     with_grad = paddle.is_grad_enabled()
 

@@ -45,9 +45,22 @@ class Part:
 class TiledLayout:
     """Families of tokens that may see each other, made once per pack for all layers."""
 
-    def __init__(self, families: Sequence[tuple[np.ndarray, Sequence[Part]]], num_heads: int, num_kv_heads: int, size):
-        """Args: families: token numbers [n] and parts of each; every token stands in one family.  size: D."""
-        self.heads = num_heads, num_kv_heads, size
+    def __init__(
+        self,
+        families: Sequence[tuple[np.ndarray, Sequence[Part]]],
+        num_heads: int,
+        num_kv_heads: int,
+        size: int,
+        skip: int = 0,
+    ):
+        """Prepare attention.
+
+        Args:
+            families: token numbers [n] and parts of each; every token stands in one family.
+            size: D.
+            skip: tokens at the start that are in no part: others see them, and they have no row of the output.
+        """
+        self.heads, self.skip = (num_heads, num_kv_heads, size), skip
         lengths = np.array([len(tokens) for tokens, _ in families], np.int64)
         ends = np.cumsum([len(parts) for _, parts in families])
         starts = ends - [len(parts) for _, parts in families]
@@ -58,19 +71,19 @@ class TiledLayout:
         self.longest = int(lengths.max())
 
     def attend(self, qkv: paddle.Tensor) -> paddle.Tensor:
-        """Attention of fused rows qkv [T, A * D], queries already scaled by 1/sqrt(D) -> [T, H * D]."""
+        """Attention of fused rows qkv [T, A * D], queries already scaled by 1/sqrt(D) -> [T - skip, H * D]."""
         if paddle.is_grad_enabled() and not qkv.stop_gradient:
             return _TiledAttention.apply(qkv, self)
         return self.forward(qkv)
 
     def forward(self, qkv: paddle.Tensor) -> paddle.Tensor:
         """As `attend`, without gradients."""
-        out = paddle.empty([qkv.shape[0], self.heads[0] * self.heads[2]])
+        out = paddle.empty([qkv.shape[0] - self.skip, self.heads[0] * self.heads[2]])
         self._run(_loops().attend, *host.arrays(qkv), None, host.array(out))
         return out
 
     def backward(self, qkv: paddle.Tensor, grad_out: paddle.Tensor) -> paddle.Tensor:
-        """Gradient of qkv [T, A * D] from that of the output [T, H * D]."""
+        """Gradient of qkv [T, A * D] from that of the output [T - skip, H * D]; anything for queries without output."""
         grad = paddle.empty(qkv.shape)
         self._run(_loops().attend_gradient, *host.arrays(qkv, grad_out), host.array(grad))
         return grad
@@ -81,7 +94,7 @@ class TiledLayout:
         helpers = loops.crew()
         size = loops.work_size(self.longest, self.heads[0] // self.heads[1], self.heads[2])
         work = np.empty([helpers.size, size], np.float32)
-        helpers.run(function, *given, self.order, self.families, self.parts, self.heads, result, work)
+        helpers.run(function, *given, self.order, self.families, self.parts, self.heads, self.skip, result, work)
 
 
 class _TiledAttention(PyLayer):

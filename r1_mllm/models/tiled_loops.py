@@ -135,14 +135,20 @@ def _slope(rows, num_keys, weights, grads, width):
 
 
 @loop
-def attend(thread, team, control, qkv, order, families, parts, heads, out, work):
-    """out [T, H * D] = attention of fused rows qkv [T, A * D], queries already scaled.
+def attend(thread, team, control, qkv, order, families, parts, heads, skip, out, work):
+    """out [T - skip, H * D] = attention of fused rows qkv [T, A * D], queries already scaled.
 
-    Args: order: [tokens of families] int64.  families, parts: [.., 4] int64.  heads: (H, K, D).  work: [threads, any].
+    Args:
+        order: [tokens of families] int64.
+        families, parts: [.., 4] int64.
+        heads: (H, K, D).
+        skip: tokens at the start that are in no part and have no row of out.
+        work: [threads, any].
     """
     num_heads, kv_heads, size = heads
     repeat, all_width, out_width = num_heads // kv_heads, qkv.shape[1], num_heads * size
-    source, target, memory = qkv.ctypes.data, out.ctypes.data, work[thread].ctypes.data
+    source, memory = qkv.ctypes.data, work[thread].ctypes.data
+    target = out.ctypes.data - 4 * skip * out_width  # token 0 would stand there
     for item in range(thread, len(families) * kv_heads, team):
         family, head = families[item // kv_heads], item % kv_heads
         first, n = family[FIRST], family[LENGTH]
@@ -170,11 +176,15 @@ def attend(thread, team, control, qkv, order, families, parts, heads, out, work)
 
 
 @loop
-def attend_gradient(thread, team, control, qkv, grad_out, order, families, parts, heads, grad, work):
-    """Gradient `grad` [T, A * D] of qkv from that of the output, grad_out [T, H * D]; the rest as `attend`."""
+def attend_gradient(thread, team, control, qkv, grad_out, order, families, parts, heads, skip, grad, work):
+    """Gradient `grad` [T, A * D] of qkv from that of the output, grad_out [T - skip, H * D]; the rest as `attend`.
+
+    Queries of the first `skip` tokens have none: their places are left as they are.
+    """
     num_heads, kv_heads, size = heads
     repeat, all_width, out_width = num_heads // kv_heads, qkv.shape[1], num_heads * size
-    source, given, target = qkv.ctypes.data, grad_out.ctypes.data, grad.ctypes.data
+    source, target = qkv.ctypes.data, grad.ctypes.data
+    given = grad_out.ctypes.data - 4 * skip * out_width
     for item in range(thread, len(families) * kv_heads, team):
         family, head = families[item // kv_heads], item % kv_heads
         first, n = family[FIRST], family[LENGTH]

@@ -134,7 +134,9 @@ class Decoder:
                 which[-1].append(number.setdefault(_image_key(*image), len(number)))
                 if len(number) > len(unique):
                     unique.append(image)
-        lanes = np.array_split(np.arange(len(unique)), min(threads.count(), max(1, len(unique))))
+        lanes = np.array_split(
+            np.arange(len(unique)), 1 if threads.inside() else min(threads.count(), max(1, len(unique)))
+        )
         found = threads.run(lambda lane: self._embed([unique[i] for i in lane]), [lane for lane in lanes if len(lane)])
         tokens = [tensor for part in found for tensor in part]
         return [paddle.concat([tokens[i] for i in members]) if members else None for members in which]
@@ -153,6 +155,13 @@ class Decoder:
         Returns:
             what the cache needs, and the logits [prompts, V] of the first completion token.
         """
+        read, last = self.states(prompts, visual)
+        return read, self.logits(last)
+
+    def states(
+        self, prompts: Sequence[Prompt], visual: Sequence[paddle.Tensor | None]
+    ) -> tuple[Prefill, paddle.Tensor]:
+        """As `prefill`, with the normed states [prompts, C] of the prompts' last tokens instead of their logits."""
         lengths = np.array([len(prompt.ids) for prompt in prompts])
         ends = np.cumsum(lengths)
         ids = np.concatenate([prompt.ids for prompt in prompts])
@@ -164,8 +173,7 @@ class Decoder:
         kv: list[paddle.Tensor] = []
         structure = self.model.text.structure(positions, np.repeat(ends, lengths), self.model.flash)
         hidden = self.model.text(x, structure, None, kv)
-        last = paddle.gather(hidden, paddle.to_tensor(ends - 1))
-        return Prefill(kv, ends - lengths, lengths), self.logits(last)
+        return Prefill(kv, ends - lengths, lengths), paddle.gather(hidden, paddle.to_tensor(ends - 1))
 
     def _rotary(self, positions: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
         """cos and sin [rows * K * (R + 2), D] at positions [rows]; the tables grow by doubling."""

@@ -16,9 +16,10 @@ import paddle
 from ..config import RolloutConfig
 from ..distributed import heartbeat
 from ..models.qwen_vl import QwenVL
+from ..models.reading import Kept
 from ..records import Completion, Prompt
 from .admission import CacheBudget, by_expected_length
-from .cache import Cache
+from .cache import Cache, Prefill
 from .decoder import Decoder
 from .prefill import read
 from .sampling import Draw, Sampler, row_uniforms
@@ -47,6 +48,8 @@ class Job:
 
     prompt: Prompt
     rows: list[Row]
+    kept: Kept | None = None
+    """Its reading, where an update wants to go on from it."""
 
     def expected(self, lengths: Sequence[float | None]) -> float | None:
         """The largest of the expected lengths of the caller's prompts merged here; None when none is known."""
@@ -93,6 +96,7 @@ class Engine:
         greedy: bool = False,
         max_new_tokens: int | None = None,
         expected: Sequence[float | None] | None = None,
+        keep: dict[int, Kept] | None = None,
     ) -> list[list[Completion]]:
         """Sample n completions of each prompt.
 
@@ -102,6 +106,8 @@ class Engine:
             greedy: take the most probable token instead of sampling.
             max_new_tokens: overrides max_completion_length.
             expected: tokens of a prompt's completions as far as they are known; the longest begin first.
+            keep: takes, by number in `prompts`, what an update of the same weights needs not to read a prompt again
+                (models/reading.py): its activations stay in memory until then.
 
         Returns:
             For each prompt its n completions, in order.
@@ -112,8 +118,12 @@ class Engine:
         jobs, per_prompt = _jobs(prompts, n, seed, length)
         decoder = Decoder(self.model, self.config.cache_dtype)
         run = Run(decoder, self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
+        run.keeps = keep is not None
         order = range(len(jobs)) if expected is None else by_expected_length([job.expected(expected) for job in jobs])
-        run.complete([part for i in order for part in jobs[i].parts(run.budget)])
+        parts = [part for i in order for part in jobs[i].parts(run.budget)]
+        run.complete(parts)
+        if keep is not None:
+            keep.update((row.prompt, job.kept) for job in parts if job.kept is not None for row in job.rows)
         self.peak_cache_bytes = run.peak_cache_bytes
         return [
             [self._completion(row, prompt.opening) for row in rows]
@@ -140,6 +150,7 @@ class Run:
         """[B][S]: None where a group has no row for this place."""
         self.next_positions = np.zeros([0], np.int64)
         self.seen: paddle.Tensor | None = None
+        self.keeps = False
 
     def complete(self, jobs: Sequence[Job]) -> None:
         """Fill every row of every job."""
@@ -210,7 +221,7 @@ class Run:
                 self.grid[i_group][i_row] = row
         added, logits = None, None
         if admitted:
-            added, logits = read(self.decoder, [job.prompt for job in admitted], self.config.prefill_tokens)
+            added, logits = self._read(admitted)
             if self.decoder.casts:
                 added.kv = [kv.astype(self.cache.dtype) for kv in added.kv]
         self.decoder.host_step = None  # it would keep the old cache's memory beside the new one's
@@ -221,6 +232,16 @@ class Run:
             self.seen = self._history()
         if admitted:
             self._first_tokens(logits, len(kept))
+
+    def _read(self, jobs: Sequence[Job]) -> tuple[Prefill, paddle.Tensor]:
+        """As `prefill.read`; the jobs keep their readings."""
+        kept: list[Kept | None] = []
+        found = read(
+            self.decoder, [job.prompt for job in jobs], self.config.prefill_tokens, kept if self.keeps else None
+        )
+        for job, reading in zip(jobs, kept if self.keeps else [], strict=self.keeps):
+            job.kept = reading
+        return found
 
     def _history(self) -> paddle.Tensor:
         """[B*S, V] float32 0 or 1: ids of the prompt and of the completion so far."""

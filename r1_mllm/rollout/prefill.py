@@ -11,24 +11,34 @@ from collections.abc import Sequence
 import numpy as np
 import paddle
 
-from ..models import threads
-from ..models.attention import ContinuedLayout
+from ..models import team, threads
+from ..models.attention import ContinuedLayout, next_tokens
 from ..models.layers import RotaryTables
+from ..models.reading import Kept, Reading, ReadPrompt
 from ..models.text import rope_angles
 from ..records import Prompt
 from .cache import Prefill
 from .decoder import Decoder
 
 
-def read(decoder: Decoder, prompts: Sequence[Prompt], most: int) -> tuple[Prefill, paddle.Tensor]:
+def read(
+    decoder: Decoder, prompts: Sequence[Prompt], most: int, keep: list[Kept | None] | None = None
+) -> tuple[Prefill, paddle.Tensor]:
     """Read prompts in passes of at most `most` tokens; several passes run side by side where threads allow.
+
+    Args:
+        keep: takes an entry per prompt, so that an update need not read it again; None where it was read in pieces.
 
     Returns:
         what the cache needs, and the logits [prompts, V] of the first completion token.
     """
+    if keep is not None and max(len(prompt.ids) for prompt in prompts) <= most:
+        return _read_and_keep(decoder, prompts, most, keep)
+    if keep is not None:
+        keep.extend([None] * len(prompts))
     visual = decoder.encode_images(prompts)
     lengths = [len(prompt.ids) for prompt in prompts]
-    passes = passes_of(lengths, min(most, -(-sum(lengths) // threads.count())))
+    passes = _passes_side_by_side(lengths, most)
 
     def run(members: Sequence[int]) -> tuple[Prefill, paddle.Tensor]:
         if lengths[members[0]] > most:
@@ -37,6 +47,35 @@ def read(decoder: Decoder, prompts: Sequence[Prompt], most: int) -> tuple[Prefil
 
     parts, logits = zip(*threads.run(run, passes), strict=True)
     return _joined(parts), logits[0] if len(logits) == 1 else paddle.concat(logits)
+
+
+def _read_and_keep(
+    decoder: Decoder, prompts: Sequence[Prompt], most: int, keep: list[Kept | None]
+) -> tuple[Prefill, paddle.Tensor]:
+    """As `read`, with the graphs; each pass with its pictures on a model of the team, whose thread goes back later."""
+    passes = _passes_side_by_side([len(prompt.ids) for prompt in prompts], most)
+    models = team.members(decoder.model, min(threads.count(), len(passes)))
+
+    def run(number: int) -> tuple[Prefill, paddle.Tensor, Reading]:
+        member, own = models[number % len(models)], [prompts[i] for i in passes[number]]
+        reader = Decoder(member, decoder.cache_dtype)
+        with paddle.enable_grad():
+            found, last = reader.states(own, reader.encode_images(own))
+            ends = found.starts + found.lengths
+            kept = [
+                ReadPrompt([kv[start:end] for kv in found.kv], last[i : i + 1])
+                for i, (start, end) in enumerate(zip(found.starts.tolist(), ends.tolist(), strict=True))
+            ]
+        found.kv = [kv.detach() for kv in found.kv]
+        return found, last.detach(), Reading(member, kept)
+
+    parts, last, readings = zip(*threads.run(run, range(len(passes))), strict=True)
+    keep.extend(Kept(reading, i) for reading in readings for i in range(len(reading.prompts)))
+    return _joined(parts), decoder.logits(paddle.concat(last))
+
+
+def _passes_side_by_side(lengths: Sequence[int], most: int) -> list[list[int]]:
+    return passes_of(lengths, min(most, -(-sum(lengths) // threads.count())))
 
 
 def passes_of(lengths: Sequence[int], limit: int) -> list[list[int]]:
@@ -73,7 +112,8 @@ def _in_pieces(
         end = min(start + most, len(prompt.ids))
         tables = _plain_tables(decoder, prompt.positions[:, start:end])
         heads = decoder.arch.num_attention_heads, decoder.arch.num_key_value_heads
-        layout = ContinuedLayout(kept, end - start, *heads, decoder.arch.head_dim, model.dtype)
+        plain = next_tokens(start, end - start, *heads, decoder.arch.head_dim, model.dtype)
+        layout = ContinuedLayout(kept, plain, heads[0], decoder.arch.head_dim)
         fresh: list[paddle.Tensor] = []
         hidden = text(x[start:end], (tables, layout), None, fresh)
         kept = [paddle.concat(pair) for pair in zip(kept, fresh, strict=True)] if kept else fresh

@@ -20,10 +20,13 @@ from .. import rewards
 from ..config import GrpoConfig, RolloutConfig
 from ..distributed import collectives
 from ..distributed.heartbeat import alive, beat
+from ..models import threads
+from ..models.qwen_vl import QwenVL
 from ..objectives.advantages import all_equal
-from ..records import Group
+from ..records import Example, Group, Prompt
 from ..rewards.judge_reward import JudgeReward
 from ..rewards.user_rewards import UserReward
+from ..rollout.engine import Engine
 from ..runtime import REWARDS, Stop
 from . import faults
 from .session import Session
@@ -124,17 +127,51 @@ def _sample(run: Session, counts: Sequence[int], phase: str, watch: Stopwatch, r
     seed = phase_seed(run.config.training.seed, run.step, phase, run.place.rank)
     beat("generate")
     expected = [run.lengths.get(number) for number in numbers] if run.lengths else None
-    completions = run.engine.generate(prompts, run.config.rollout.num_generations, seed=seed, expected=expected)
+    groups = sample(run.engine, examples, prompts, run.config, seed, expected)
     if _prompts_wait(run.config):
-        means = (float(np.mean([len(one.ids) for one in group])) for group in completions)
+        means = (float(np.mean([len(one.ids) for one in group.completions])) for group in groups)
         rollout.lengths.update(zip(numbers, means, strict=True))
     _add(rollout.seconds, "time/generate", watch.lap())
-    groups = [Group(*parts) for parts in zip(examples, prompts, completions, strict=True)]
     beat("reward")
     faults.reach(faults.SCORE)
     score(run, groups)
     _add(rollout.seconds, "time/reward", watch.lap())
     return groups
+
+
+def sample(
+    engine: Engine,
+    examples: Sequence[Example],
+    prompts: Sequence[Prompt],
+    config: GrpoConfig,
+    seed: int,
+    expected: Sequence[float | None] | None = None,
+) -> list[Group]:
+    """Sample a group for each prompt; where that pays, with the reading of the prompt for the update to go on from."""
+    num = config.rollout.num_generations
+    keep = {} if _keeps_readings(engine.model, prompts, config) else None
+    completions = engine.generate(prompts, num, seed=seed, expected=expected, keep=keep)
+    return [
+        Group(example, prompt, done, reading=keep.get(i) if keep else None)
+        for i, (example, prompt, done) in enumerate(zip(examples, prompts, completions, strict=True))
+    ]
+
+
+def _keeps_readings(model: QwenVL, prompts: Sequence[Prompt], config: GrpoConfig) -> bool:
+    """Say whether the update is the sampler's next pass over these prompts, and its packs could hold the whole step.
+
+    Then the activations of the prompts take no more memory during sampling than they take in the update anyway.
+    """
+    training, lora = config.training, config.lora
+    length = config.rollout.num_generations * config.rollout.max_completion_length
+    tokens = sum(len(prompt.ids) + length for prompt in prompts)
+    return (
+        model.reads_once
+        and training.steps_per_rollout == 1
+        and not config.rollout.dynamic_sampling
+        and not (lora.use_peft and lora.lora_dropout)
+        and tokens <= training.tokens_per_pack * threads.count()
+    )
 
 
 def score(run: Session, groups: Sequence[Group]) -> None:

@@ -124,8 +124,11 @@ def _describe_rollout(run: Session, rollout: Rollout) -> dict[str, float]:
 
 
 def _of_all_ranks(groups: Sequence[Group]) -> list[Group]:
-    """Collect every rank's groups for the log, without their pixels."""
-    light = [dataclasses.replace(group, prompt=dataclasses.replace(group.prompt, pixels=None)) for group in groups]
+    """Collect every rank's groups for the log, without what cannot or need not travel."""
+    light = [
+        dataclasses.replace(group, prompt=dataclasses.replace(group.prompt, pixels=None), reading=None)
+        for group in groups
+    ]
     return [group for part in collectives.gather_objects(light) for group in part]
 
 

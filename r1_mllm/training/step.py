@@ -20,8 +20,9 @@ from ..config import GrpoConfig
 from ..data.pack import pack
 from ..distributed import collectives
 from ..distributed.heartbeat import alive, beat
-from ..models import lora, team, threads
+from ..models import lora, reading, team, threads
 from ..models.qwen_vl import QwenVL
+from ..models.reading import ReadPrompt
 from ..objectives import advantages, policy
 from ..records import Group, PackedBatch
 from .optimizer import AdamW
@@ -116,16 +117,26 @@ class Update:
 
 def accumulate_gradients(model: QwenVL, packs: Packs, optimizer: AdamW, scale: LossScale, config: GrpoConfig) -> Update:
     """Run forward and backward over the packs and sum gradients over packs and ranks; weights stay as they are."""
-    update, logps = sum_passes(
+
+    def go_back(results: list[tuple[np.ndarray, list[ReadPrompt]]]) -> None:
+        used = [
+            pair
+            for (_, prompts), (batch, _) in zip(results, packs, strict=True)
+            for pair in zip(batch.readings, prompts, strict=True)
+        ]
+        reading.go_back(model, used, optimizer.accumulate)
+
+    update, results = sum_passes(
         model,
         lambda member, item: backward(member, *item, scale.value, config),
         packs,
         optimizer,
         config.training.seed,
         scale.value,
+        go_back,
     )
     statistics = [
-        policy.statistics(logp, batch, config.objective) for logp, (batch, _) in zip(logps, packs, strict=True)
+        policy.statistics(logp, batch, config.objective) for (logp, _), (batch, _) in zip(results, packs, strict=True)
     ]
     update.rows = {name: np.concatenate([rows[name] for rows in statistics]) for name in (statistics or [{}])[0]}
     return update
@@ -138,12 +149,14 @@ def sum_passes(
     optimizer: AdamW,
     seed: int,
     scale: float = 1.0,
+    afterwards: Callable[[list[Extra]], None] = lambda extras: None,
 ) -> tuple[Update, list[Extra]]:
     """Run backward passes over a step's items and sum their gradients over items and ranks.
 
     Args:
         backward: leaves the gradients of an item, times `scale`, on the model; gives its loss and anything else.
         seed: of the run; adapters' dropout follows from it, the optimizer's step and the item's number.
+        afterwards: called with the others of what `backward` gave, before ranks are summed; may add gradients.
     """
 
     def dropping(member: QwenVL, numbered: tuple[int, Item]) -> tuple[float, Extra]:
@@ -154,6 +167,7 @@ def sum_passes(
 
     optimizer.begin()
     results = team.run(model, dropping, list(enumerate(items)), optimizer.accumulate)
+    afterwards([extra for _, extra in results])
     optimizer.reduce_gradients()
     loss = collectives.sum_scalars({"loss": sum(value for value, _ in results)})["loss"]
     return Update(loss, optimizer.grad_norm() / scale), [extra for _, extra in results]
@@ -161,12 +175,17 @@ def sum_passes(
 
 def backward(
     model: QwenVL, batch: PackedBatch, counts: policy.Counts, scale: float, config: GrpoConfig
-) -> tuple[float, np.ndarray]:
-    """Leave one pack's gradients, times `scale`, on the model; give its loss and the policy's logp [T]."""
-    logp = model.token_logp(batch, config.rollout.temperature)
+) -> tuple[float, tuple[np.ndarray, list[ReadPrompt]]]:
+    """Leave one pack's gradients, times `scale`, on the model and on leaves that stand for prompts read before.
+
+    Returns:
+        its loss; the policy's logp [T] and those leaves, one for each of the pack's readings.
+    """
+    prompts = [kept.prompt.leaves() for kept in batch.readings]
+    logp = model.token_logp(batch, config.rollout.temperature, prompts)
     loss = policy.loss(logp, batch, config.objective, counts)
     back_propagate(loss, scale)
-    return loss.item(), logp.detach().numpy()
+    return loss.item(), (logp.detach().numpy(), prompts)
 
 
 def back_propagate(loss: paddle.Tensor, scale: float = 1.0) -> None:

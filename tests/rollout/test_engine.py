@@ -185,7 +185,9 @@ def test_the_longest_expected_begin_first_and_sample_the_same(model, processor, 
     begun, read = [], prefill.read
     monkeypatch.setattr(
         "r1_mllm.rollout.engine.read",
-        lambda decoder, waiting, most: (begun.extend(len(one.ids) for one in waiting), read(decoder, waiting, most))[1],
+        lambda decoder, waiting, *rest: (begun.extend(len(one.ids) for one in waiting), read(decoder, waiting, *rest))[
+            1
+        ],
     )
     engine = Engine(model, processor.tokenizer, RolloutConfig(max_completion_length=40, rollout_batch_rows=3))
     want = engine.generate(prompts, 3, seed=5)
