@@ -7,7 +7,6 @@ Each command imports what it needs when it runs, so that help and the tools with
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import json
 import logging
@@ -15,33 +14,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from . import __version__, runtime
 from .runtime import Stop
 
 PROG = "r1-mllm"
-
-
-@dataclass(frozen=True)
-class SynthesizeConfig:
-    """Rendered scenes with exact ground truth, as a training and a held-out split."""
-
-    task: Literal["rec", "counting", "geometry", "spatial", "open_detection", "gui"]
-    out: str
-    """Folder to write."""
-    num: int = 2000
-    """Training scenes."""
-    num_test: int = 500
-    """Held-out scenes; no layout of theirs is in the training split."""
-    seed: int = 0
-    container: Literal["json", "jsonl", "parquet"] = "json"
-    side: int = 84
-    """Width and height of a picture, px."""
-    max_objects: int | None = None
-    """Most objects in a scene; None: the task's default."""
-    digits: bool = False
-    """Also place handwritten digits; needs scikit-learn."""
 
 
 DRY_RUN = "--dry_run: check settings, data, reward and memory, train nothing."
@@ -127,15 +105,13 @@ def _serve(argv: Sequence[str]) -> None:
 
 
 def _quickstart_sft(argv: Sequence[str]) -> None:
-    runtime.require_paddle()
-    from .quickstart.supervised import main as supervised
+    from .quickstart.command import supervised
 
     supervised(argv)
 
 
 def _quickstart_reject(argv: Sequence[str]) -> None:
-    runtime.require_paddle()
-    from .quickstart.rejection import main as rejection
+    from .quickstart.command import rejection
 
     rejection(argv)
 
@@ -192,14 +168,9 @@ def _score(argv: Sequence[str]) -> None:
 
 
 def _synthesize(argv: Sequence[str]) -> None:
-    from .config.flags import parse
-    from .data.synthetic import write_splits
+    from .data.synthetic.command import main as synthesize
 
-    config = parse(SynthesizeConfig, argv, f"{PROG} data synthesize")
-    options = dataclasses.asdict(config)
-    task, num, out = options.pop("task"), options.pop("num"), options.pop("out")
-    for path in write_splits(task, num, out, **options):
-        print(path)
+    synthesize(argv)
 
 
 def _prepare(argv: Sequence[str]) -> None:
@@ -233,10 +204,15 @@ def _report(argv: Sequence[str]) -> None:
 
 
 def _quickstart(argv: Sequence[str]) -> None:
-    runtime.require_paddle()
-    from .quickstart.run import main as quickstart
+    from .quickstart.command import main as quickstart
 
     quickstart(argv)
+
+
+def _env(argv: Sequence[str]) -> None:
+    from .environment import main as environment
+
+    environment(argv)
 
 
 def _bench(name: str) -> Callable[[Sequence[str]], None]:
@@ -307,8 +283,9 @@ COMMANDS = {
     "data messages": Command("rows of any task as conversations for sft", _messages, "data.lessons"),
     "data check": Command("look at every row and picture, and try the reward", _check_data, "doctor.command"),
     "data convert": Command("to verl's parquet from any layout we read, and back", _convert, "data.convert"),
-    "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic"),
+    "data synthesize": Command("render scenes with exact ground truth", _synthesize, "data.synthetic.command"),
     "report": Command("write a run's HTML report", _report, "report.page"),
+    "env": Command("print versions, devices and memory, for bug reports", _env, "environment"),
     "bench step": Command("time whole GRPO steps", _bench("step"), "bench.command"),
     "bench rollout": Command("time sampling beside its floor", _bench("rollout"), "bench.command"),
     "bench forward": Command("time passes over packs beside their floor", _bench("forward"), "bench.command"),

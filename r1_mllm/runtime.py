@@ -64,7 +64,7 @@ def end_with_parent() -> None:
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _cpu_vendor_and_flags() -> tuple[str, set[str]]:
+def cpu_vendor_and_flags() -> tuple[str, set[str]]:
     """Read the first processor's vendor and instruction flags; empty where /proc is not there."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -91,7 +91,7 @@ def prepare(ranks_per_node: int = 1) -> None:
     # the threads of a crew and from those that run packs side by side.
     os.environ.setdefault("KMP_BLOCKTIME", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    vendor, flags = _cpu_vendor_and_flags()
+    vendor, flags = cpu_vendor_and_flags()
     # MKL takes its slow generic code path on CPUs other than Intel's unless told which instructions are there.
     if vendor != "GenuineIntel" and "avx2" in flags:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7" if "avx512f" in flags else "5")

@@ -29,7 +29,7 @@ def environment(monkeypatch):
     ],
 )
 def test_the_math_code_path_follows_the_cpus_instructions(environment, vendor, flags, expected):
-    environment.setattr(runtime, "_cpu_vendor_and_flags", lambda: (vendor, flags))
+    environment.setattr(runtime, "cpu_vendor_and_flags", lambda: (vendor, flags))
     runtime.prepare()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
 

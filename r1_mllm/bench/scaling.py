@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     known = ", ".join(sizing.PUBLISHED)
     parser.add_argument("--arch", nargs="+", default=list(sizing.PUBLISHED), help=f"{known}, or a model folder")
     parser.add_argument("--devices", nargs="+", type=int, default=[1, 8, 64], help="of all nodes together")
-    parser.add_argument("--machine", choices=MACHINES, default="a100")
+    parser.add_argument("--machine", choices=MACHINES, default="a100", help="GPU whose data sheet is taken")
     parser.add_argument("--prompt", type=int, default=600, help="tokens, visual ones included")
     parser.add_argument("--visual", type=int, default=484, help="visual tokens of a prompt (484: 616 x 616 px)")
     parser.add_argument("--completion", type=int, default=200, help="mean tokens of a completion")

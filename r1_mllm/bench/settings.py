@@ -37,6 +37,7 @@ class FolderBench:
     threads: int = 0
     """CPU threads; 0: OMP_NUM_THREADS, else all cores."""
     seed: int = 0
+    """Sampling, or the random completions, follow from it."""
     json: str | None = None
     """File that also receives the printed line."""
 
@@ -46,8 +47,11 @@ class RolloutBench(FolderBench):
     """Time sampling alone and compare a decode step with what the machine could do at best."""
 
     temperature: float = 1.0
+    """What logits are divided by before sampling; 0 means greedy."""
     top_p: float = 1.0
+    """Sample among the likeliest tokens that make up this share of the probability; 1.0 switches it off."""
     top_k: int = 0
+    """Sample among so many likeliest tokens; 0 switches it off."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class StepBench(RolloutBench):
     beta: float = 0.04
     """Weight of the KL term; 0 leaves out the reference model."""
     learning_rate: float = 1e-6
+    """AdamW's."""
     tokens_per_pack: int = 8192
+    """Budget of one packed forward pass."""
     recompute: bool = False
     """Recompute activations in the backward pass; the peer's --grad-ckpt 1."""
 
@@ -71,7 +77,9 @@ class ForwardBench(FolderBench):
     alone."""
 
     tokens_per_pack: int = 8192
+    """Budget of one packed forward pass."""
     recompute: bool = False
+    """Recompute activations in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,9 @@ class LoadBench:
     dtype: str = "bfloat16"
     """What the weights are kept in: bfloat16, float16, float32 or auto."""
     threads: int = 0
+    """CPU threads; 0: OMP_NUM_THREADS, else all cores."""
     json: str | None = None
+    """File that also receives the printed line."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +104,21 @@ class MemoryBench:
     `paddle.distributed.launch` the state is shared out as --sharding says; rank 0 prints one line for all."""
 
     sharding: Literal["none", "stage1", "stage2"] = "none"
+    """As in training: what processes share out."""
     sharding_parallel_degree: int = -1
+    """Processes that share one copy; -1: all."""
     hidden_size: int = 512
     """Width of the decoder, a multiple of 128."""
     layers: int = 16
+    """Of the decoder."""
     vocab_size: int = 8000
     """With the defaults 55 million numbers are trained, 7 % of them the (tied) embedding; in the published 3B 8 %."""
     tokens: int = 64
     """Of the answer each process learns: few, so that activations are small beside the state."""
     steps: int = 3
+    """Supervised steps taken."""
     seed: int = 0
+    """Of the random weights."""
     json: str | None = None
     """File that also receives the printed line."""
 
@@ -115,7 +130,9 @@ class RewardsBench:
     num: int = 2000
     """Answers of each kind; a twentieth as many of the last."""
     seed: int = 0
+    """Of the made-up answers."""
     json: str | None = None
+    """File that also receives the printed line."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +142,15 @@ class DataBench:
     num: int = 400
     """Pictures."""
     width: int = 640
+    """Of a picture, px."""
     height: int = 480
+    """Of a picture, px."""
     workers: int = 2
+    """Threads that work ahead."""
     seed: int = 0
+    """Of the made-up pictures."""
     json: str | None = None
+    """File that also receives the printed line."""
 
 
 def length_range(config: StepBench) -> tuple[int, int] | None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a run (settings.py) and the command lines and YAML files they come from (flags.py)."""
 
+from .evaluation import EvalConfig
 from .lora import LoraConfig
+from .reward import RewardConfig
 from .settings import (
     DataConfig,
-    EvalConfig,
     GrpoConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    RewardConfig,
     RolloutConfig,
     TrainingConfig,
     flatten,

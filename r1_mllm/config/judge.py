@@ -23,6 +23,7 @@ class JudgeConfig:
     judge_retries: int = 5
     """Further tries after a busy or broken reply, with growing waits."""
     judge_max_tokens: int = 256
+    """Tokens a reply may have."""
 
     def __post_init__(self) -> None:
         if self.judge_url is None:

@@ -28,8 +28,11 @@ class ServeConfig:
     web: bool = False
     """Also show a page at / to try the model in a browser."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU that has it; a CPU computes in float32."""
     attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
+    """As in training: auto and flash_attention_2 use flash kernels where GPU and dtype allow; eager never does."""
     min_pixels: int | None = None
+    """Lower limit of a picture's area in pixels after resizing; None: the checkpoint's."""
     max_pixels: int | None = None
     """Upper limit of a picture's area after resizing; None: the checkpoint's."""
     chat_template: str | None = None
@@ -57,6 +60,7 @@ class ServeConfig:
     max_body_mib: float = 20.0
     """Size of a request."""
     max_connections: int = 256
+    """Connections open at a time; a further one is closed."""
     idle_seconds: float = 5.0
     """A connection that sends no whole request header for so long is closed."""
     body_seconds: float = 30.0

@@ -15,6 +15,7 @@ import yaml
 
 from .judge import JudgeConfig
 from .lora import LoraConfig
+from .reward import RewardConfig
 from .sharding import ShardingConfig
 from .stopping import StoppingConfig
 
@@ -26,6 +27,8 @@ class ModelConfig:
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Dtype the weights are kept in; auto: bfloat16 on a GPU that has it, float32 on a CPU."""
     attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
+    """flash_attention_2 and auto: flash kernels on a GPU of compute capability 8.0 and newer in two-byte dtypes, plain
+    operators elsewhere; eager: plain operators always."""
     freeze_vision: bool = False
     """Keep the vision tower and its merger as they are."""
     freeze_language: bool = False
@@ -50,7 +53,9 @@ class DataConfig:
     num_options: int = 4
     """Options of a question made a choice, 2 to 8."""
     dataset_train_split: str = "train"
+    """Split of dataset_name to train on, where it has several."""
     dataset_test_split: str = "test"
+    """Split to evaluate on, where eval_dataset_name or dataset_name has several."""
     image_root: str | None = None
     """Folder that the rows' picture paths start in; None: the one the data file lies in."""
     data_policy: Literal["strict", "quarantine"] = "strict"
@@ -58,18 +63,22 @@ class DataConfig:
     max_bad: str = "1%"
     """Most rows that data_policy quarantine may set aside: a share of the data set (P%) or a number."""
     allow_outside_image_root: bool = False
+    """Take picture paths that lead out of image_root, by `..` or as absolute paths."""
     max_prompt_length: int = 1024
     """Tokens, visual ones included; longer prompts are dropped at load and counted."""
     min_pixels: int | None = None
     """Lower limit of a picture's area after resizing; None: the checkpoint's preprocessor_config."""
     max_pixels: int | None = None
+    """Upper limit of a picture's area in pixels after resizing; None: the checkpoint's preprocessor_config."""
     prompt_template: str | None = None
     """YAML file that replaces the built-in prompts."""
     chat_template: str | None = None
     """None: the checkpoint's own, or generic when it has none.  generic (ChatML), dialogue (plain text), r1_zero (plain
     text that opens the thinking; for base models) or a .jinja file."""
     system_prompt: str | None = None
+    """Text of the system turn; None: the row's own, else the chat template's."""
     data_seed: int = 42
+    """The order of the rows, and every random draw from mixtures, follow from it."""
     dataloader_num_workers: int | None = None
     """Threads that make the next step's prompts while this one is sampled; None: 2 with a GPU, 0 on a CPU."""
 
@@ -87,10 +96,13 @@ class RolloutConfig:
     temperature: float = 1.0
     """0 means greedy."""
     top_p: float = 1.0
+    """Sample among the likeliest tokens that make up this share of the probability; 1.0 switches it off."""
     top_k: int = 0
     """0 switches it off."""
     min_p: float = 0.0
+    """Drop tokens less probable than this share of the likeliest one; 0 switches it off."""
     repetition_penalty: float = 1.0
+    """Above 1: tokens that the row holds already become less likely; 1.0 switches it off."""
     rollout_batch_rows: int = 256
     """Rows decoded together; waiting prompts join as rows finish."""
     rollout_cache_mb: int | None = None
@@ -110,11 +122,16 @@ class RolloutConfig:
 @dataclass(frozen=True)
 class ObjectiveConfig:
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
+    """What tokens are averaged over: grpo each completion first, bnpo a micro-batch, dapo and cispo the step; dr_grpo
+    divides by the possible length.  cispo clips a token's weight instead of its objective."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Ratio of policy to sampler: of each token, or one per completion (GSPO)."""
     beta: float = 0.04
     """Weight of the KL term; 0 loads no reference model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """From the log ratio to the reference: k1 its negative, k2 half its square, k3 unbiased and never negative."""
     epsilon: float = 0.2
+    """The ratio of policy to sampler is clipped below 1 - epsilon (and above 1 + epsilon_high)."""
     epsilon_high: float | None = None
     """None: the same as epsilon."""
     delta: float | None = None
@@ -122,60 +139,33 @@ class ObjectiveConfig:
     dual_clip: float | None = None
     """Dual-clip PPO's c > 1: the objective of a token with negative advantage A is at least c * A; 3.0 is usual."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What differences from the group's mean are divided by: the deviation of the group, of the step, or nothing."""
     advantage_estimator: Literal["group", "leave_one_out"] = "group"
+    """Subtract the mean of the whole group, or that of the other completions (RLOO)."""
     multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Add the rewards up and compare the sums, or compare each reward within its group and add that up."""
     mask_truncated_completions: bool = False
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    reward_funcs: tuple[str, ...] = ("accuracy", "format")
-    """Names of rewards/__init__.py, judge (a chat model, see judge_url) or path.py:function (reward_files.py there)."""
-    reward_weights: tuple[float, ...] | None = None
-    """One per reward; None: all 1."""
-    soft_iou: bool = True
-    """rec: pay the IoU itself; False: 1 above iou_threshold, else 0."""
-    iou_threshold: float = 0.5
-    detection_reward: Literal["map", "ap50", "map_length", "weighted_sum"] | None = None
-    """open_detection: COCO mAP or AP50 of the answer, mAP times right/written boxes (at most 1), or overlap and
-    completeness; None: what the row's accu_reward_method says, else map_length."""
-    jaccard: bool = False
-    """choice with several right letters: pay the share of common letters; False: only for exactly the right ones."""
-    verify_timeout: float = 2.0
-    """Seconds one math comparison may take."""
-    boxed_required: bool = True
-    """math_boxed and its scorers: only a box is an answer; False also takes answer tags, or the last line."""
-    format_weight: float = 0.1
-    """geo3k: share of the score that the form earns, the rest is for the answer."""
-    length_limit: int | None = None
-    """Tokens at which the rewards `length` and `overlong` reach their end; None: max_completion_length."""
-    overlong_buffer: int = 64
-    """Tokens before length_limit over which `overlong` falls from 0 to -1."""
-    token_bonus: float = 0.001
-    """Paid by the reward `token_bonus` for each token of a finished completion, up to 0.5 in all."""
-    reward_isolation: Literal["process", "none"] = "process"
-    """Where functions from path.py:function run: in a process that can be killed, or in this one, which also gives them
-    the prompt's arrays."""
-    reward_timeout: float = 10.0
-    """Seconds such a function may take for one group; its first call may take 120."""
-    reward_memory_mb: int = 2048
-    """Address space of its process, MB; 0: no limit."""
-    reward_error: Literal["abstain", "zero"] = "abstain"
-    """What a completion earns from such a function when it raises, hangs or dies: nothing either way, or 0."""
-    repetition_ngram: int = 4
-    """Words of the runs whose repetition the reward `repetition` counts."""
+    """Leave completions that were cut at max_completion_length out of the loss."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 1e-6
+    """AdamW's rate after the warm-up."""
     weight_decay: float = 0.0
+    """AdamW's, of matrices only: norms' weights and biases are not decayed."""
     adam_beta1: float = 0.9
+    """Decay of the gradients' running mean."""
     adam_beta2: float = 0.999
+    """Decay of the squared gradients' running mean."""
     adam_epsilon: float = 1e-8
+    """Added to the root of the latter before dividing by it."""
     max_grad_norm: float = 1.0
+    """Larger gradients, all parameters together, are scaled down to this norm."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up the rate stays, falls on a line, or falls along half a cosine until the last step."""
     warmup_ratio: float = 0.0
+    """Share of all steps during which the rate rises to its full value."""
     warmup_steps: int = 0
     """Wins over warmup_ratio when not 0."""
 
@@ -191,9 +181,11 @@ class TrainingConfig:
     max_steps: int = -1
     """Optimizer steps; -1: num_train_epochs decides."""
     num_train_epochs: float = 1.0
+    """Passes over the training rows, where max_steps does not decide."""
     per_device_train_batch_size: int = 2
     """Prompts per device and micro-step; each is expanded to num_generations completions on the same device."""
     gradient_accumulation_steps: int = 1
+    """Micro-steps of an optimizer step: the prompts of all of them are sampled together."""
     num_iterations: int = 1
     """Passes over a rollout (mu in the GRPO paper); each is one optimizer step, unless mini_batch_size is given."""
     mini_batch_size: int | None = None
@@ -201,7 +193,9 @@ class TrainingConfig:
     tokens_per_pack: int = 8192
     """Budget of one packed forward pass; a larger group is spread over several, its prompt repeated."""
     seed: int = 42
+    """Sampling, adapters' first values and their dropout follow from it."""
     logging_steps: int = 1
+    """A line of metrics every so many steps, averaged over them."""
     save_steps: int = 100
     """A checkpoint every so many steps, and at the end; 0: at the end only."""
     save_minutes: float | None = None
@@ -217,16 +211,20 @@ class TrainingConfig:
     eval_num: int | None = None
     """Use only the first so many evaluation rows; None: all."""
     nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is no finite number: end the run naming the samples, or leave the step out (3 in 100)."""
     stall_timeout: float = 600.0
     """Seconds without progress after which the stacks are written and the run ends (three times as many before the
     first step is done); 0: wait for ever."""
     report_to: tuple[str, ...] = ("visualdl",)
+    """Where metrics go besides metrics.jsonl: visualdl, tensorboard, swanlab, wandb, or none."""
     log_completions: bool = True
+    """Write every completion with its rewards to completions.jsonl."""
     logging_dir: str | None = None
     """Folder of the VisualDL log; None: output_dir/logs."""
     run_name: str | None = None
     """A name of your own, kept in run.json."""
     bf16: bool = False
+    """Keep weights in bfloat16 on a GPU, where torch_dtype is auto."""
     fp16: bool = False
     """Loss scaling; for cards without bfloat16."""
 
@@ -269,64 +267,6 @@ class GrpoConfig:
         """`reward` with its length_limit filled in."""
         limit = self.reward.length_limit or self.rollout.max_completion_length
         return dataclasses.replace(self.reward, length_limit=limit)
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Everything `r1-mllm eval`, eval/test_rec.py and eval/test_r1-v.py can be told."""
-
-    model_path: str | None = None
-    """Checkpoint folder or hub id; weights, tokenizer and picture limits all come from here."""
-    checkpoints: str | None = None
-    """A run's folder: each of its checkpoints is evaluated, and model_path, if it is given too, as step 0."""
-    model_name: str | None = None
-    """Label in the name of the results file; None: the last part of model_path."""
-    data_root: str = "."
-    """Folder of the data sets."""
-    image_root: str | None = None
-    """Folder the rows' picture paths start from, or one per data set, `:` between them; None: the set's own folder."""
-    allow_outside_image_root: bool = False
-    test_datasets: tuple[str, ...] = ("refgta_subsample",)
-    """Names under data_root without their suffix (.json, .jsonl, .parquet), or paths of files."""
-    ood_datasets: tuple[str, ...] = ()
-    """Further sets, told apart as out-of-domain."""
-    eval_sets: str | None = None
-    """YAML file of in-domain and out-of-domain sets (evaluation/choosing.py); takes the place of test_datasets."""
-    num_processes: int = 1
-    """Processes that share the rows, each with a model of its own."""
-    task_list: tuple[str, ...] = ()
-    """detection, classify, math: their held-out sets take the place of test_datasets."""
-    domain: Literal["in", "out", "both"] = "both"
-    """task_list: sets from the domain trained on, from another one, or both."""
-    resized_images: bool = False
-    """RefGTA: read the pictures of `final_resize` instead of `final`, with the box that belongs to them."""
-    task: str | None = None
-    """None: rec for rows with a box, counting for whole-number answers, geometry for other ones."""
-    results_name: str | None = None
-    """First part of the results file's name; None: TASK_results."""
-    logs_dir: str = "logs"
-    batch_size: int = 32
-    sample_num: int = 500
-    """Rows to take, drawn with `seed` when the data set has more; 0 takes all."""
-    steps: int = 100
-    """Label in the name of the results file."""
-    method: Literal["r1", "baseline"] = "r1"
-    """r1 asks for thinking and an answer in tags; baseline asks a model that was not trained for that."""
-    seed: int = 42
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """auto: bfloat16 on a GPU; float16 for cards without bfloat16 (V100).  A CPU always computes in float32."""
-    attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
-    max_new_tokens: int = 256
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    iou_threshold: float = 0.5
-    prompt_template: str | None = None
-    """YAML file that replaces the built-in prompts."""
-    chat_template: str | None = None
-    """None: the checkpoint's own; else generic, dialogue, r1_zero or a .jinja file, as in training."""
-    system_prompt: str | None = None
-    overwrite: bool = False
-    """Answer every row again even if a results file of the same arguments is there."""
 
 
 def _problems(config: GrpoConfig) -> Iterator[str]:

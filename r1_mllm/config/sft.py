@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .lora import LoraConfig
+from .reward import RewardConfig
 from .settings import (
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    RewardConfig,
     RolloutConfig,
     TrainingConfig,
     flatten,

@@ -50,15 +50,19 @@ class ConvertConfig:
     data_source: str | None = None
     """None: the published name of the layout, else the source's name."""
     ability: str = "math"
+    """verl's column of that name."""
     prompt_tail: str = verl.PROMPT_TAIL
     """Follows every question in the prompt; "" for none."""
     prompt_key: str | None = None
     """Column of the question, where it has a name of its own (EasyR1's setting)."""
     answer_key: str | None = None
+    """Column of the answer, likewise."""
     image_key: str | None = None
+    """Column of the pictures, likewise."""
     data_policy: Literal["strict", "quarantine"] = "strict"
     """Rows that are not in order: list them and write nothing, or write them to OUT.quarantine.jsonl."""
     allow_outside_image_root: bool = False
+    """Take picture paths that lead out of image_root, by `..` or as absolute paths."""
 
 
 def main(argv: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ class MessagesConfig:
     num: int | None = None
     """The first so many rows; None: all."""
     image_root: str | None = None
+    """Folder that the rows' picture paths start in; None: the one the source lies in."""
     prompt_template: str | None = None
     """YAML file that replaces the built-in prompts."""
 

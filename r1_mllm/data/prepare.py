@@ -140,7 +140,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "r1-mllm data prepare", description="Fetch or unpack the data sets scripts expect."
     )
-    parser.add_argument("kind", choices=list(SOURCES))
+    parser.add_argument("kind", choices=list(SOURCES), help="task or group of data sets")
     parser.add_argument("--from", dest="archive", help="local archive or label file instead of the network")
     parser.add_argument("--out", default="data", help="folder to put them in; default: data")
     parser.add_argument("--any_count", action="store_true", help="accept a subset of the published rows")

@@ -38,6 +38,7 @@ class CvBenchConfig:
     bs: int = 8
     """Questions answered together."""
     output_dir: str = "results"
+    """Folder of the results files."""
     precomputed_json: str | None = None
     """A results file (or list of its rows) whose `response`s are graded again; no model is loaded."""
     use_reasoning_prompt: bool = True
@@ -51,13 +52,19 @@ class CvBenchConfig:
     prompt_template: str | None = None
     """YAML file that replaces the built-in prompts."""
     max_new_tokens: int = 1024
+    """Tokens of an answer; longer ones are cut."""
     sample_num: int = 0
     """Rows per file, drawn with `seed`; 0 takes all."""
     seed: int = 42
+    """Draws the rows that sample_num takes."""
     min_pixels: int | None = None
+    """Lower limit of a picture's area in pixels after resizing; None: the checkpoint's preprocessor_config."""
     max_pixels: int | None = None
+    """Upper limit of a picture's area in pixels after resizing; None: the checkpoint's preprocessor_config."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU that has it; a CPU computes in float32."""
     attn_implementation: Literal["auto", "flash_attention_2", "eager"] = "auto"
+    """As in training: auto and flash_attention_2 use flash kernels where GPU and dtype allow; eager never does."""
     overwrite: bool = False
     """Answer every row again even if results of the same arguments are there."""
 

@@ -36,6 +36,7 @@ class MathSettings:
     temperature: float = 0.6
     """0 answers greedily; then one answer per problem is enough."""
     top_p: float = 1.0
+    """Sample among the likeliest tokens that make up this share of the probability; 1.0 switches it off."""
     top_k: int = 0
     """0 switches it off."""
 

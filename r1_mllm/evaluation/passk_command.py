@@ -39,10 +39,13 @@ class PasskSettings:
     input_file: str | None = None
     """JSON or JSONL of recorded answers: `samples` per row, or one answer per row with an `id`; None: sample here."""
     k_values: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of answers k that pass@k is estimated for."""
     num_generations: int = 8
     """Answers sampled per problem (n); at least the largest k."""
     temperature: float = 1.0
+    """What logits are divided by before sampling; 0 means greedy."""
     top_p: float = 1.0
+    """Sample among the likeliest tokens that make up this share of the probability; 1.0 switches it off."""
     top_k: int = 0
     """0 switches it off."""
     form: tuple[Literal["open", "judge", "choice"], ...] = ("open",)
@@ -54,6 +57,7 @@ class PasskSettings:
     num_bootstrap: int = 2000
     """Resamples of the problems behind an interval."""
     output_dir: str = "logs/passk"
+    """Folder for the table, the picture and the answers."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def _read(argv: Sequence[str], description: str) -> CurriculumConfig | None:
     """The curriculum a command line names; None after help was printed."""
     if {"-h", "--help"} & set(argv):
         print(f"{description}\n\nusage: {curricula.PROG} [--config FILE] [--until STAGE] [flags for all stages]\n")
+        print("--config FILE  stages to run; default: the embedded configs/curriculum.yaml")
+        print("--until STAGE  end after the stage of this name\n")
         print(curricula.__doc__)
         return None
     own, rest = _taken(argv, ("config", "until"))

@@ -7,38 +7,17 @@ several times, its good answers become conversations, and it is fine-tuned on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from .. import config as settings
-from ..config.flags import parse
 from ..config.sft import SftDataConfig, SftEvaluationConfig
 from ..data.synthetic import write_splits
 from ..rejection import command as rejection
 from ..training import checkpoint, sft
-from .run import RECIPES, SIDE, TOKENS_PER_PACK, Clock, QuickstartConfig, Recipe, Stage, warm_up
+from .command import QuickstartConfig, RejectionConfig
+from .run import RECIPES, SIDE, TOKENS_PER_PACK, Clock, Recipe, Stage, warm_up
 from .warm_start import PROMPTS
-
-
-@dataclass(frozen=True)
-class RejectionConfig:
-    """The embedded default of rejection fine-tuning."""
-
-    task: Literal["rec", "counting", "geometry"] = "counting"
-    output_dir: str | None = None
-    """None: runs/quickstart-reject-TASK; -smoke is added to that of a smoke run."""
-    seed: int = 0
-    smoke: bool = False
-    """Seconds instead of minutes: scenes with one figure, a handful of steps."""
-    overwrite_output_dir: bool = False
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the embedded default as the command line says."""
-    description = "Rejection fine-tuning of a small model on rendered scenes, in minutes on a CPU."
-    run(parse(RejectionConfig, argv, "r1-mllm quickstart reject", description))
 
 
 def run(config: RejectionConfig) -> Path:

@@ -9,13 +9,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from .. import config as settings
-from ..config.flags import parse
 from ..data.synthetic import write_splits
 from ..models.weights import save_pretrained
 from ..processing.prompt import Processor
@@ -23,6 +20,7 @@ from ..report.page import write_report
 from ..training import checkpoint, grpo, sft
 from ..training.optimizer import AdamW
 from . import small_model
+from .command import QuickstartConfig
 from .dapo import dapo
 from .warm_start import PROMPTS, SCENES, Annotator, batches
 
@@ -77,26 +75,6 @@ RECIPES = {
 SMOKE = Recipe(
     (Stage(4, 2, True), Stage(2, 2, False)), 4, 2, prompts_per_step=4, num_generations=4, num_train=64, num_test=32
 )
-
-
-@dataclass(frozen=True)
-class QuickstartConfig:
-    """The embedded default."""
-
-    task: Literal["rec", "counting", "geometry", "math_boxed", "spatial"] = "rec"
-    """math_boxed: geometry scenes with boxed answers, trained with DAPO."""
-    output_dir: str | None = None
-    """None: runs/quickstart for rec, runs/quickstart-TASK for the others; -smoke is added to that of a smoke run."""
-    seed: int = 0
-    smoke: bool = False
-    """A minute instead of minutes: every part runs, nothing is learned."""
-    overwrite_output_dir: bool = False
-    """Move an earlier run aside; otherwise a finished warm start is kept and GRPO continues where it stopped."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the embedded default as the command line says."""
-    run(parse(QuickstartConfig, argv, "r1-mllm quickstart", "The main job on rendered scenes, in minutes on a CPU."))
 
 
 def run(config: QuickstartConfig) -> Path:

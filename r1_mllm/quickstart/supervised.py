@@ -7,13 +7,10 @@ Writes the conversations as `messages` JSONL first, so that the run is the one a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from .. import config as settings
-from ..config.flags import parse
 from ..config.sft import SftDataConfig, SftEvaluationConfig
 from ..data.read import rows
 from ..data.synthetic import write_splits
@@ -22,30 +19,9 @@ from ..tasks import get_task
 from ..tasks.templates import load_templates
 from ..training import checkpoint, sft
 from . import small_model
+from .command import SupervisedConfig
 from .run import SIDE, TOKENS_PER_PACK
 from .warm_start import PROMPTS, Annotator, written_answer
-
-
-@dataclass(frozen=True)
-class SupervisedConfig:
-    """The embedded default of supervised fine-tuning."""
-
-    task: Literal["rec", "counting", "geometry", "spatial"] = "counting"
-    output_dir: str | None = None
-    """None: runs/quickstart-sft-TASK; -smoke is added to that of a smoke run."""
-    use_peft: bool = False
-    """Train adapters instead: of little use on a model that starts from random weights, but it shows the files."""
-    overwrite_output_dir: bool = False
-    seed: int = 0
-    max_steps: int = 700
-    smoke: bool = False
-    """Seconds instead of minutes: every part runs, nothing is learned."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the embedded default as the command line says."""
-    description = "Supervised fine-tuning of a small model on rendered scenes, in minutes on a CPU."
-    print(run(parse(SupervisedConfig, argv, "r1-mllm quickstart sft", description)))
 
 
 def run(config: SupervisedConfig) -> Path:

@@ -51,6 +51,7 @@ _PICTURE_MARK = re.compile(r"<image\d{0,3}>")
 @dataclass(frozen=True)
 class RejectSettings:
     output_dir: str = "work_dirs/reject"
+    """Folder for the conversations, the answers and their scores."""
     threshold: float = 85.0
     """Points of 100 an answer must exceed."""
     score_by: Literal["auto", "reward", "judge", "both"] = "auto"
@@ -65,9 +66,11 @@ class RejectSettings:
     max_domain_ratio: float = 3.0
     """Most answers of a domain without a quota, as a multiple of the smallest such domain's; 0: no limit."""
     method: Literal["r1", "baseline"] = "r1"
+    """r1 asks for thinking and an answer in tags; baseline asks a model that was not trained for that."""
     batch_size: int = 32
     """Questions sampled together; with the seed it fixes the answers."""
     seed: int = 42
+    """Sampled answers follow from it."""
     num_processes: int = 1
     """Processes that share the questions, each with a model of its own."""
 

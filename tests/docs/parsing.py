@@ -2,7 +2,6 @@
 """Command lines of the documentation, read by the program's own parsers and stopped where it would begin to work."""
 
 import argparse
-import ast
 import contextlib
 import functools
 import io
@@ -102,20 +101,7 @@ def _fits(kind, word):
 
 def settings(words):
     """What `r1-mllm WORDS` reads off its command line; Stop or SystemExit where it is refused."""
-    if words[:1] in (["quickstart"], ("quickstart",)):
-        return _quickstart_fields(list(words[1:]))  # its parser stands behind Paddle
     return _told(lambda: cli.main(_filled(list(words))))
-
-
-def _quickstart_fields(words, every=False):
-    """The flags of a quickstart that were given, each a field of its settings; or all it has."""
-    module = {"sft": "supervised", "reject": "rejection"}.get(words[0] if words else "", "run")
-    tree = ast.parse((ROOT / f"r1_mllm/quickstart/{module}.py").read_text(encoding="utf-8"))
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Config")]
-    fields = {line.target.id for node in classes for line in node.body if isinstance(line, ast.AnnAssign)}
-    given = {word[2:] for word in words if word.startswith("--")}
-    assert fields and given <= fields | {"help"}, given - fields
-    return fields if every else given
 
 
 def script_settings(path, words):
@@ -247,8 +233,6 @@ def flags_of(words):
     if not names:
         return {"help", "version"}
     name = max(names, key=len)
-    if name.startswith("quickstart"):
-        return _quickstart_fields([*name.split()[1:], "--help"], every=True)
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         settings([*name.split(), "--help"])
