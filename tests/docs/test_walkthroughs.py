@@ -39,7 +39,7 @@ class Checkout:
     def _link(self, source, target):
         target.mkdir(exist_ok=True)
         for path in source.iterdir():
-            if path.name in SKIPPED or path.name.endswith(".egg-info"):
+            if (source == ROOT and path.name in SKIPPED) or path.name.endswith(".egg-info"):
                 continue
             if path.is_dir() and path.name != "__pycache__":  # compiled loops are found there
                 self._link(path, target / path.name)
