@@ -45,8 +45,7 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 
 def _at(builder, address, offset, kind):
     """Pointer to `kind` at offset numbers after address."""
-    place = builder.add(address, builder.shl(offset, WORD(2))) if offset is not None else address
-    return builder.inttoptr(place, kind.as_pointer())
+    return builder.inttoptr(builder.add(address, builder.shl(offset, WORD(2))), kind.as_pointer())
 
 
 def _in_all_lanes(builder, number):
@@ -129,40 +128,23 @@ def numbers(address, shape):
     return carray(_pointer(address), shape)
 
 
-@exact(TEN)
-def _rows_by_block(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
-    """BLOCK columns for all rows."""
+@njit(inline="always")
+def _rows(m, columns, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    """A number of columns known here, BLOCK or HALF, for all rows."""
     i = 0
     while i < m:
         left, x, out = m - i, a + 4 * i * row_stride, c + 4 * i * out_length
         if MOST_ROWS >= 8 and left >= 8:
-            _tile(8, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            _tile(8, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 8
         elif MOST_ROWS >= 4 and left >= 4:
-            _tile(4, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            _tile(4, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 4
         elif left >= 2:
-            _tile(2, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            _tile(2, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 2
         else:
-            _tile(1, BLOCK, x, row_stride, stride, b, block_length, out, out_length, inner, add)
-            i += 1
-
-
-@exact(TEN)
-def _rows_by_half(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
-    """HALF columns for all rows."""
-    i = 0
-    while i < m:
-        left, x, out = m - i, a + 4 * i * row_stride, c + 4 * i * out_length
-        if MOST_ROWS >= 8 and left >= 8:
-            _tile(8, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add)
-            i += 8
-        elif left >= 2:
-            _tile(2, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add)
-            i += 2
-        else:
-            _tile(1, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            _tile(1, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
             i += 1
 
 
@@ -185,10 +167,10 @@ def _by_blocks(m, n, inner, a, row_stride, stride, b, block_length, c, out_lengt
     while column < n:
         left, right, out = n - column, b + 4 * column, c + 4 * column
         if left >= BLOCK:
-            _rows_by_block(m, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            _rows(m, BLOCK, inner, a, row_stride, stride, right, block_length, out, out_length, add)
             column += BLOCK
         elif left >= HALF:
-            _rows_by_half(m, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            _rows(m, HALF, inner, a, row_stride, stride, right, block_length, out, out_length, add)
             column += HALF
         else:
             _few_columns(m, left, inner, a, row_stride, stride, right, block_length, out, out_length, add)
