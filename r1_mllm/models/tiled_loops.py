@@ -36,8 +36,9 @@ def _padded(n):
 
 
 @njit(**EXACT)
-def block_tokens(keys, repeat):
-    """Tokens of a block of queries that see `keys` keys."""
+def block_tokens(part, repeat):
+    """Tokens of a part's blocks of queries."""
+    keys = part[PREFIX] + (part[END] - part[BEGIN] if part[CAUSAL] else 0)
     return max(1, max(8, SCORES // _padded(keys)) // repeat)
 
 
@@ -69,18 +70,21 @@ def _turn(rows, count, size, out, length):
 
 
 @njit(**EXACT)
-def _take_queries(rows, width, order, first, count, head, repeat, size, out):
-    """Copy R heads from `head` on of tokens order[first : first + count] to out [count * R, D]."""
-    _take(rows, width, order, first, count, head * size, repeat * size, out)
+def _put(source, width, order, first, count, column, size, rows):
+    """Copy source [count, size] to where `_take` finds it."""
+    for i in range(count):
+        target = numbers(rows + 4 * (order[first + i] * width + column), (size,))
+        given = numbers(source + 4 * i * size, (size,))
+        for d in range(size):
+            target[d] = given[d]
 
 
 @njit(**EXACT)
-def _put_queries(source, width, order, first, count, head, repeat, size, rows):
-    for i in range(count):
-        target = numbers(rows + 4 * (order[first + i] * width + head * size), (repeat * size,))
-        given = numbers(source + 4 * i * repeat * size, (repeat * size,))
-        for d in range(repeat * size):
-            target[d] = given[d]
+def _block(part, start, step):
+    """Of a block of at most `step` queries from `start` on: their number, the own tokens they see, a row's length."""
+    count = min(step, part[END] - start)
+    num_own = start + count - part[BEGIN] if part[CAUSAL] else 0
+    return count, num_own, _padded(part[PREFIX] + num_own)
 
 
 @njit(**EXACT)
@@ -122,8 +126,9 @@ def _softmax(start, count, repeat, part, num_own, scores, width):
 
 
 @njit(inline="always")
-def _slope(rows, num_keys, weights, grads, width):
+def _slope(rows, part, num_own, weights, grads, width):
     """Turn grads, of softmax results `weights`, both [rows, width], into those of the scores."""
+    num_keys = part[PREFIX] + num_own
     for row in range(rows):
         weight = numbers(weights + 4 * row * width, (num_keys,))
         grad = numbers(grads + 4 * row * width, (num_keys,))
@@ -152,6 +157,7 @@ def attend(thread, team, control, qkv, order, families, parts, heads, skip, out,
     for item in range(thread, len(families) * kv_heads, team):
         family, head = families[item // kv_heads], item % kv_heads
         first, n = family[FIRST], family[LENGTH]
+        query_column, query_width = head * repeat * size, repeat * size
         length = _padded(n)
         values, keys = memory, memory + 4 * n * size
         turned, q = keys + 4 * n * size, keys + 4 * (n + length) * size
@@ -160,18 +166,16 @@ def attend(thread, team, control, qkv, order, families, parts, heads, skip, out,
         _take(source, all_width, order, first, n, (num_heads + kv_heads + head) * size, size, values)
         for i in range(family[PARTS], family[PARTS_END]):
             part = parts[i]
-            step = block_tokens(part[PREFIX] + (part[END] - part[BEGIN] if part[CAUSAL] else 0), repeat)
+            step = block_tokens(part, repeat)
             for start in range(part[BEGIN], part[END], step):
-                count = min(step, part[END] - start)
-                num_own = start + count - part[BEGIN] if part[CAUSAL] else 0
-                rows, width = count * repeat, _padded(part[PREFIX] + num_own)
-                found = q + 4 * rows * size
-                scores = found + 4 * rows * size
-                _take_queries(source, all_width, order, first + start, count, head * repeat, repeat, size, q)
+                count, num_own, width = _block(part, start, step)
+                rows, at = count * repeat, first + start
+                found, scores = q + 4 * rows * size, q + 8 * rows * size
+                _take(source, all_width, order, at, count, query_column, query_width, q)
                 _meet(rows, size, q, part, num_own, turned, length, scores, width)
                 _softmax(start, count, repeat, part, num_own, scores, width)
                 _combine(rows, size, scores, width, part, num_own, values, found)
-                _put_queries(found, out_width, order, first + start, count, head * repeat, repeat, size, target)
+                _put(found, out_width, order, at, count, query_column, query_width, target)
     barrier(control, team)
 
 
@@ -188,6 +192,7 @@ def attend_gradient(thread, team, control, qkv, grad_out, order, families, parts
     for item in range(thread, len(families) * kv_heads, team):
         family, head = families[item // kv_heads], item % kv_heads
         first, n = family[FIRST], family[LENGTH]
+        query_column, query_width = head * repeat * size, repeat * size
         length, key_column = _padded(n), (num_heads + head) * size
         value_column = key_column + kv_heads * size
         keys = work[thread].ctypes.data
@@ -202,26 +207,23 @@ def attend_gradient(thread, team, control, qkv, grad_out, order, families, parts
         numbers(grad_keys, (2 * n * size,))[:] = F4(0.0)
         for i in range(family[PARTS], family[PARTS_END]):
             part = parts[i]
-            step = block_tokens(part[PREFIX] + (part[END] - part[BEGIN] if part[CAUSAL] else 0), repeat)
+            step = block_tokens(part, repeat)
             for start in range(part[BEGIN], part[END], step):
-                count = min(step, part[END] - start)
-                num_own = start + count - part[BEGIN] if part[CAUSAL] else 0
-                rows, num_keys = count * repeat, part[PREFIX] + num_own
-                width = _padded(num_keys)
+                count, num_own, width = _block(part, start, step)
+                rows, at = count * repeat, first + start
                 slope, found = q + 4 * rows * size, q + 8 * rows * size
                 weights = found + 4 * rows * size
                 grads = weights + 4 * rows * width
-                at, column = first + start, head * repeat
-                _take_queries(source, all_width, order, at, count, column, repeat, size, q)
-                _take_queries(given, out_width, order, at, count, column, repeat, size, slope)
+                _take(source, all_width, order, at, count, query_column, query_width, q)
+                _take(given, out_width, order, at, count, query_column, query_width, slope)
                 _meet(rows, size, q, part, num_own, turned_keys, length, weights, width)
                 _softmax(start, count, repeat, part, num_own, weights, width)
                 _meet(rows, size, slope, part, num_own, turned_values, length, grads, width)
-                _slope(rows, num_keys, weights, grads, width)
+                _slope(rows, part, num_own, weights, grads, width)
                 _combine(rows, size, grads, width, part, num_own, keys, found)
-                _put_queries(found, all_width, order, at, count, column, repeat, size, target)
+                _put(found, all_width, order, at, count, query_column, query_width, target)
                 _collect(rows, size, grads, width, part, num_own, q, grad_keys)
                 _collect(rows, size, weights, width, part, num_own, slope, grad_values)
-        _put_queries(grad_keys, all_width, order, first, n, num_heads + head, 1, size, target)
-        _put_queries(grad_values, all_width, order, first, n, num_heads + kv_heads + head, 1, size, target)
+        _put(grad_keys, all_width, order, first, n, key_column, size, target)
+        _put(grad_values, all_width, order, first, n, value_column, size, target)
     barrier(control, team)

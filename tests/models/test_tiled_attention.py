@@ -63,7 +63,7 @@ def test_blocks_and_rectangles_agree(make, heads, kv_heads, size, team, monkeypa
 
 
 def test_long_families_are_met_in_several_blocks():
-    assert tiled_loops.block_tokens(2000, 1) == 32 and tiled_loops.block_tokens(100000, 4) == 2
+    assert tiled_loops.block_tokens((0, 9, 2000, 0), 1) == 32 and tiled_loops.block_tokens((7, 100007, 0, 1), 4) == 2
     layout = attention.SegmentLayout(np.array([2100]), np.arange(2100), 1, 16, False, "float32").plain
     rng = np.random.default_rng(5)
     qkv = rng.normal(size=[2100, 48]).astype(np.float32)
