@@ -170,18 +170,37 @@ def largest(row):
 
 
 @njit(inline="always")
-def softmax_row(row):
-    """Replace a row by its softmax."""
-    top = largest(row)
-    total = F4(0.0)
+def exp_row(row, top, total):
+    """Replace a row by e to the power of how far each is above top; gives total plus their sum."""
     for i in range(row.size):
         below = row[i] - top
         power = F4(0.0) if below < LOWEST else exp(below)  # what a mask hides counts nothing at all
         row[i] = power
         total += power
-    inverse = F4(1.0) / total
+    return total
+
+
+@njit(inline="always")
+def scale_row(row, factor):
+    """Multiply a row by a number."""
     for i in range(row.size):
-        row[i] *= inverse
+        row[i] *= factor
+
+
+@njit(inline="always")
+def softmax_row(row):
+    """Replace a row by its softmax."""
+    scale_row(row, F4(1.0) / exp_row(row, largest(row), F4(0.0)))
+
+
+@njit(inline="always")
+def softmax_gradient_row(weights, grad):
+    """Replace grad, the gradient of a softmax's result `weights`, by the gradient of its scores."""
+    along = F4(0.0)
+    for i in range(weights.size):
+        along += weights[i] * grad[i]
+    for i in range(weights.size):
+        grad[i] = weights[i] * (grad[i] - along)
 
 
 @loop
@@ -203,13 +222,9 @@ def masked_softmax(scores, mask):
 
 @loop
 def softmax_gradient(weights, grad):
-    """Replace grad, the gradient of a softmax's result `weights`, both [X, S], by the gradient of its scores."""
+    """`softmax_gradient_row` for each row of weights, grad [X, S]."""
     for t in range(weights.shape[0]):
-        along = F4(0.0)
-        for i in range(weights.shape[1]):
-            along += weights[t, i] * grad[t, i]
-        for i in range(weights.shape[1]):
-            grad[t, i] = weights[t, i] * (grad[t, i] - along)
+        softmax_gradient_row(weights[t], grad[t])
 
 
 @loop
@@ -224,9 +239,7 @@ def pick_logp(logits, targets, logp):
             row[i] = power
             total += power
         logp[t] = np.float64(chosen) - np.float64(top) - np.log(np.float64(total))
-        inverse = F4(1.0) / total
-        for i in range(row.size):
-            row[i] *= inverse
+        scale_row(row, F4(1.0) / total)
 
 
 @loop

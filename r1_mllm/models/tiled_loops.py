@@ -15,7 +15,7 @@ from __future__ import annotations
 from numba import njit
 
 from .crew import barrier, crew  # noqa: F401 (for those who run these)
-from .loops import EXACT, F4, loop, softmax_row
+from .loops import EXACT, F4, loop, softmax_gradient_row, softmax_row
 from .tiles import BLOCK, numbers, product, turned_product
 
 FIRST, LENGTH, PARTS, PARTS_END = range(4)
@@ -130,13 +130,8 @@ def _slope(rows, part, num_own, weights, grads, width):
     """Turn grads, of softmax results `weights`, both [rows, width], into those of the scores."""
     num_keys = part[PREFIX] + num_own
     for row in range(rows):
-        weight = numbers(weights + 4 * row * width, (num_keys,))
-        grad = numbers(grads + 4 * row * width, (num_keys,))
-        along = F4(0.0)
-        for i in range(num_keys):
-            along += weight[i] * grad[i]
-        for i in range(num_keys):
-            grad[i] = weight[i] * (grad[i] - along)
+        place = 4 * row * width
+        softmax_gradient_row(numbers(weights + place, (num_keys,)), numbers(grads + place, (num_keys,)))
 
 
 @loop

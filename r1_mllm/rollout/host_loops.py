@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
-from ..models.loops import F4, LOWEST, exp, largest, loop, norm_rows
+from ..models.loops import F4, exp, exp_row, largest, loop, norm_rows, scale_row
 from ..models.tiles import BLOCK, numbers, packed_product, product
 
 IDS = 256
@@ -100,20 +100,9 @@ def _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column):
 def _joint_softmax(prompt, tail):
     """One softmax over two rows, in place."""
     top = max(largest(prompt), largest(tail))
-    total = F4(0.0)
-    for i in range(prompt.size):
-        below = prompt[i] - top
-        prompt[i] = F4(0.0) if below < LOWEST else exp(below)
-        total += prompt[i]
-    for i in range(tail.size):
-        below = tail[i] - top
-        tail[i] = F4(0.0) if below < LOWEST else exp(below)
-        total += tail[i]
-    inverse = F4(1.0) / total
-    for i in range(prompt.size):
-        prompt[i] *= inverse
-    for i in range(tail.size):
-        tail[i] *= inverse
+    inverse = F4(1.0) / exp_row(tail, top, exp_row(prompt, top, F4(0.0)))
+    scale_row(prompt, inverse)
+    scale_row(tail, inverse)
 
 
 @njit(inline="always")
