@@ -30,8 +30,18 @@ class Ends:
 
     def due(self, uniforms: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Say which places must emit the stop token now: [B] bool, of uniforms [B] and tokens so far counts [B]."""
+        known, lengths = self._lengths(uniforms, counts)
+        return known & (counts + 1 >= lengths)
+
+    def before(self, uniforms: np.ndarray, counts: np.ndarray) -> int:
+        """Say how many tokens all of these rows, still going, take before one must emit the stop token."""
+        known, lengths = self._lengths(uniforms, counts)
+        return int((lengths - 1 - counts)[known].min(initial=1 << 30))
+
+    def _lengths(self, uniforms: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which places are known rows [B] bool, and those rows' lengths [B]."""
         same = self.uniforms[:, np.minimum(counts, self.uniforms.shape[1] - 1)] == uniforms  # [R, B]
-        return same.any(0) & (counts + 1 >= self.lengths[same.argmax(0)])
+        return same.any(0), self.lengths[same.argmax(0)]
 
 
 class LengthSampler(Sampler):
@@ -41,6 +51,11 @@ class LengthSampler(Sampler):
         super().__init__(config, vocab_size, banned_ids, greedy)
         self.ends: Ends | None = None
         self.stop_id = -1
+
+    def plain_steps(self, uniforms: np.ndarray, lengths: np.ndarray) -> int:
+        """As `Sampler.plain_steps`, up to the first row's end."""
+        steps = super().plain_steps(uniforms, lengths)
+        return steps if self.ends is None else min(steps, self.ends.before(uniforms, lengths))
 
     def choose(self, logits: paddle.Tensor, uniforms: np.ndarray, seen: paddle.Tensor | None, lengths) -> Draw:
         """As `Sampler.choose`; the stop token has the log-probability the model gives it."""

@@ -28,6 +28,7 @@ from .cache import Cache, LayerCache, Prefill
 
 if TYPE_CHECKING:
     from .host_step import HostLayer, HostStep, Packed
+    from .sampling import Sampler
 
 
 def _image_key(pixels: np.ndarray, grid: np.ndarray) -> tuple[bytes, int, int]:
@@ -79,6 +80,18 @@ def _layer_weights(layer: DecoderLayer, arch: TextArch) -> LayerWeights:
         mlp.gate_up.effective_weight,
         mlp.down.effective_weight,
     )
+
+
+@dataclass
+class Ends:
+    """When the rows of some decode steps end."""
+
+    stop_ids: np.ndarray
+    """[any] int64."""
+    left: np.ndarray
+    """[B*S] int64 tokens each row still takes at most; 0: it has ended."""
+    least: int
+    """Steps end once so few rows go on."""
 
 
 class Decoder:
@@ -176,8 +189,13 @@ class Decoder:
         return Prefill(kv, ends - lengths, lengths), paddle.gather(hidden, paddle.to_tensor(ends - 1))
 
     def _rotary(self, positions: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """cos and sin [rows * K * (R + 2), D] at positions [rows]; the tables grow by doubling."""
-        need = int(positions.max()) + 1
+        """cos and sin [rows * K * (R + 2), D] at positions [rows]."""
+        self._reach(int(positions.max()) + 1)
+        rows = paddle.to_tensor(positions)
+        return tuple(fast_ops.reshape(paddle.gather(table, rows), [-1, self.arch.head_dim]) for table in self.tables)
+
+    def _reach(self, need: int) -> None:
+        """Make the rotary tables hold `need` positions; they grow by doubling."""
         if need > self.num_positions:
             self.num_positions = max(need, 2 * self.num_positions, 512)
             angles = rope_angles(np.tile(np.arange(self.num_positions), [3, 1]), self.arch)
@@ -186,10 +204,6 @@ class Decoder:
                 self.tables = np.cos(half, dtype=np.float32), np.sin(half, dtype=np.float32)
             else:
                 self.tables = tuple(paddle.to_tensor(table).astype(self.model.dtype) for table in self._wide(angles))
-        if self.on_host:
-            return tuple(table[positions] for table in self.tables)
-        rows = paddle.to_tensor(positions)
-        return tuple(fast_ops.reshape(paddle.gather(table, rows), [-1, self.arch.head_dim]) for table in self.tables)
 
     def _wide(self, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Repeat cos and sin [positions, D] over the heads of a row: R scaled queries, a key, a value that stays."""
@@ -199,6 +213,41 @@ class Decoder:
         tables = [turned[:, None] * per_head for turned in (np.cos(angles), np.sin(angles))]
         tables[0][:, -1] = 1.0
         return tuple(np.tile(table, [1, kv_heads, 1]).reshape([len(angles), -1]) for table in tables)
+
+    def _steps_of(self, cache: Cache) -> HostStep:
+        """The compiled steps of the cache's present rectangle."""
+        if self.host_step is None or self.host_step.generation != cache.generation:
+            self.host_step = _host_step().HostStep(self, cache)
+        return self.host_step
+
+    @property
+    def draws(self) -> bool:
+        """Whether `steps` is there: compiled steps, and logits that are computed inside them."""
+        return self.on_host and self.host_head is not None
+
+    def steps(
+        self, ids: np.ndarray, positions: np.ndarray, cache: Cache, sampler: Sampler, uniforms: np.ndarray, ends: Ends
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Feed one token per row and draw the next, several times; only where `draws`.
+
+        Args:
+            ids, positions: [B*S] int64 as for `step`.
+            sampler: one whose tokens are plainly drawn.
+            uniforms: [K, B*S] float32; K is the most steps, for which the tail must have columns.
+            ends: when rows end.
+
+        Returns:
+            ids [k, B*S] int64 and logprobs [k, B*S] float32 of the k steps that were taken; those of rows that have
+            ended mean nothing.
+        """
+        self._reach(int(positions.max()) + len(uniforms) + 1)
+        steps = self._steps_of(cache)
+        work = np.empty([steps.crew.size, self.arch.vocab_size], np.float32)
+        chance = _host_step().Chance(
+            sampler.config.temperature, sampler.allowed[0], uniforms, ends.stop_ids, ends.left, ends.least, work
+        )
+        drawn = steps.many(ids, positions, self.tables, chance)
+        return drawn.ids, drawn.logprobs
 
     def step(self, ids: np.ndarray, positions: np.ndarray, cache: Cache) -> paddle.Tensor:
         """Feed one token per row.
@@ -210,9 +259,8 @@ class Decoder:
             [B*S, V] logits of the next token.
         """
         if self.on_host:
-            if self.host_step is None or self.host_step.generation != cache.generation:
-                self.host_step = _host_step().HostStep(self, cache)
-            return self.host_step(ids, *self._rotary(positions))
+            self._reach(int(positions.max()) + 1)
+            return self._steps_of(cache)(ids, positions, self.tables)
         text, eps, norm = self.model.text, self.arch.rms_norm_eps, kernels.rms_norm
         column = cache.open_column()
         rotary = self._rotary(positions)

@@ -20,12 +20,15 @@ from ..models.reading import Kept
 from ..records import Completion, Prompt
 from .admission import CacheBudget, by_expected_length
 from .cache import Cache, Prefill
-from .decoder import Decoder
+from .decoder import Decoder, Ends
 from .prefill import read
 from .sampling import Draw, Sampler, row_uniforms
 
 DEAD_SHARE = 0.25
 """Rows are regrouped once this share of them has stopped."""
+
+MOST_STEPS = 16
+"""Compiled decode steps between two looks at the rows."""
 
 
 @dataclass
@@ -144,6 +147,7 @@ class Run:
         self.cache: Cache = decoder.new_cache()
         limit = config.rollout_cache_mb
         self.budget = CacheBudget.of(decoder.arch, self.cache.dtype, length, limit, self.cache.block)
+        self._stops = np.array(sorted(stop_ids), np.int64)
         self.peak_cache_bytes = 0
         self.jobs: list[Job] = []
         self.grid: list[list[Row | None]] = []
@@ -160,7 +164,7 @@ class Run:
             if self._wants_regrid(waiting):
                 self._regrid(waiting)
             if self._num_live():
-                self._step()
+                self._advance()
 
     def _num_live(self) -> int:
         return sum(self._live_counts())
@@ -262,11 +266,52 @@ class Run:
         seen = None if self.seen is None else self.seen[first_group * samples :]
         self._record(paddle.gather(logits, paddle.to_tensor(index)), rows, seen)
 
-    def _step(self) -> None:
+    def _advance(self) -> None:
+        """Give every row its next tokens: one, or as many as compiled steps take before somebody must look."""
+        going = [row for line in self.grid for row in line if row is not None and not row.done]
+        lengths = np.array([len(row.ids) for row in going])
+        uniforms = np.array([row.uniforms[len(row.ids)] for row in going], np.float32)
+        free = self.cache.layers[0].tail_v.shape[1] - self.cache.column
+        num = min(free, MOST_STEPS, self.length - int(lengths.min()), self.sampler.plain_steps(uniforms, lengths))
+        if num > 1 and self.decoder.draws:
+            self._take_steps(num, len(going))
+        else:
+            self._step()
+
+    def _take_steps(self, most: int, num_going: int) -> None:
+        """Take up to `most` compiled steps; they end when enough rows have stopped for `_wants_regrid` to be asked."""
+        rows, ids, positions = self._newest()
+        uniforms = np.full([len(rows), most], 0.5, np.float32)
+        left = np.zeros([len(rows)], np.int64)
+        for i, row in enumerate(rows):
+            if row is not None and not row.done:
+                given = row.uniforms[len(row.ids) : len(row.ids) + most]
+                uniforms[i, : len(given)], left[i] = given, self.length - len(row.ids)
+        least = min(int((1 - DEAD_SHARE) * len(rows)), num_going - 1)
+        ends = Ends(self._stops, left, least)
+        drawn = self.decoder.steps(ids, positions, self.cache, self.sampler, np.ascontiguousarray(uniforms.T), ends)
+        for row, tokens, logps in zip(rows, *(part.T.tolist() for part in drawn), strict=True):
+            for token, logp in zip(tokens, logps, strict=True):
+                if row is None or row.done:
+                    break
+                self._take(row, token, logp)
+
+    def _take(self, row: Row, token: int, logp: float) -> None:
+        """Append a token to a row that is going."""
+        row.ids.append(token)
+        row.logprobs.append(logp)
+        row.stopped = token in self.stop_ids
+        row.done = row.stopped or len(row.ids) >= self.length
+
+    def _newest(self) -> tuple[list[Row | None], np.ndarray, np.ndarray]:
+        """All places' rows, their newest tokens and those's positions."""
         rows = [row for line in self.grid for row in line]
         counts = np.array([len(row.ids) if row is not None else 1 for row in rows], np.int64)
         ids = np.array([row.ids[-1] if row is not None else 0 for row in rows], np.int64)
-        positions = np.repeat(self.next_positions, len(self.grid[0])) + counts - 1
+        return rows, ids, np.repeat(self.next_positions, len(self.grid[0])) + counts - 1
+
+    def _step(self) -> None:
+        rows, ids, positions = self._newest()
         if self.seen is not None:
             flags = paddle.ones([len(rows), 1])
             self.seen = paddle.put_along_axis(self.seen, paddle.to_tensor(ids).reshape([-1, 1]), flags, 1)
@@ -281,9 +326,5 @@ class Run:
         )
         draw: Draw = self.sampler.choose(logits, uniforms, seen, lengths)
         for row, alive, token, logp in zip(rows, going, draw.ids.tolist(), draw.logprobs.tolist(), strict=True):
-            if not alive:
-                continue
-            row.ids.append(token)
-            row.logprobs.append(logp)
-            row.stopped = token in self.stop_ids
-            row.done = row.stopped or len(row.ids) >= self.length
+            if alive:
+                self._take(row, token, logp)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole decode step as one compiled function that every thread of a crew runs.
+"""Decode steps, drawing included, as one compiled function that every thread of a crew runs.
 
 Threads share out the blocks of weight columns, and the (group, key head, sample) triples of attention; between two
 shares they meet at a barrier.  Norms are computed by every thread for itself.
@@ -72,6 +72,50 @@ class Places(NamedTuple):
     """Packed [C, V]; 0: the caller multiplies the normed states with it."""
     logits: int
     """[N, V]."""
+
+
+class Feed(NamedTuple):
+    """What the first of some decode steps is given."""
+
+    embedding: np.ndarray
+    """[V, C] float32."""
+    cos: np.ndarray
+    """[positions, D / 2] float32."""
+    sin: np.ndarray
+    """[positions, D / 2] float32."""
+    ids: np.ndarray
+    """[N] int64 newest tokens."""
+    positions: np.ndarray
+    """[N] int64 of those."""
+
+
+class Chance(NamedTuple):
+    """How the tokens of some decode steps are drawn; K steps at most."""
+
+    temperature: float
+    allowed: np.ndarray
+    """[V] float32, 1 or 0."""
+    uniforms: np.ndarray
+    """[K, N] float32 in [0, 1)."""
+    stop_ids: np.ndarray
+    """[any] int64."""
+    left: np.ndarray
+    """[N] int64 tokens that each row still takes, counted down; 0 or less: it has ended."""
+    least: int
+    """No more steps once so few rows go on."""
+    powers: np.ndarray
+    """[threads, V] float32 to work in."""
+
+
+class Drawn(NamedTuple):
+    """What decode steps gave."""
+
+    ids: np.ndarray
+    """[K, N] int64; rows that have ended have some, too."""
+    logprobs: np.ndarray
+    """[K, N] float32 nats under softmax(logits / temperature) over all ids."""
+    steps: np.ndarray
+    """[1] int64 steps taken."""
 
 
 @njit(inline="always")
@@ -182,14 +226,9 @@ def _gate_share(thread, team, rows, normed, layer, places, sizes):
             gate[i] = gate[i] * up[i] / (F4(1.0) + exp(-gate[i]))
 
 
-@loop
-def decode_step(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column):
-    """Feed one token per row: from embedded ids in places.x to places.logits.
-
-    Args:
-        layers: [layers, 12] int64 addresses.  prompt_lengths: [B] int64.  first_column: [B, M] int64, of each row's
-        tail.  column: of the new token.
-    """
+@njit(inline="always")
+def _decode(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column):
+    """Take the rows' states in places.x through all layers, to places.logits."""
     rows, hidden, width = sizes.groups * sizes.samples, sizes.hidden, sizes.intermediate
     heads = sizes.kv_heads * sizes.repeat * sizes.head_dim
     all_heads = sizes.kv_heads * (sizes.repeat + 2) * sizes.head_dim
@@ -217,6 +256,87 @@ def decode_step(thread, team, control, layers, places, sizes, eps, prompt_length
     barrier(control, team)
 
 
+@njit(inline="always")
+def _draw_row(given, coldness, allowed, uniform, row, sums):
+    """Draw an id from logits `given` [V] as `draw` does; gives it and its log-probability.
+
+    Args: row: [V], sums: [V / IDS, rounded up] float64, both to work in.
+    """
+    top = largest(given)
+    total, kept = 0.0, 0.0
+    for block in range(sums.size):
+        part, allowed_part, first = F4(0.0), F4(0.0), block * IDS
+        scores, powers_here, kept_here = (
+            given[first : first + IDS],
+            row[first : first + IDS],
+            allowed[first : first + IDS],
+        )
+        for i in range(scores.size):
+            power = exp((scores[i] - top) * coldness)
+            part += power
+            powers_here[i] = power * kept_here[i]
+            allowed_part += powers_here[i]
+        total += part
+        kept += allowed_part
+        sums[block] = allowed_part
+    target, block = uniform * kept, 0
+    while block < sums.size - 1 and sums[block] <= target:
+        target -= sums[block]
+        block += 1
+    chosen, reached = -1, 0.0
+    for i in range(block * IDS, min(block * IDS + IDS, row.size)):
+        if row[i] > 0.0 and (chosen < 0 or reached <= target):
+            chosen = i  # the block's last allowed id, where rounding left the target above its sum
+            reached += row[i]
+    return chosen, np.log(row[chosen] / total)
+
+
+@loop
+def decode_steps(
+    thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column, feed, chance, drawn
+):
+    """Feed one token per row and draw the next, again and again, until few rows go on.
+
+    Args:
+        layers: [layers, 12] int64 addresses.
+        prompt_lengths: [B] int64.
+        first_column: [B, M] int64, of each row's tail.
+        column: of the first new token.
+        feed: what goes in.
+        chance: how tokens are drawn; without any uniforms, one step is taken as far as its logits.
+        drawn: what comes out.
+    """
+    rows, half, hidden = sizes.groups * sizes.samples, sizes.head_dim // 2, sizes.hidden
+    first, last = rows * thread // team, rows * (thread + 1) // team
+    x, logits = numbers(places.x, (rows, hidden)), numbers(places.logits, (rows, sizes.vocab))
+    cos, sin = numbers(places.cos, (rows, half)), numbers(places.sin, (rows, half))
+    num_steps = chance.uniforms.shape[0]
+    coldness, sums = F4(1.0) / F4(chance.temperature), np.empty((sizes.vocab + IDS - 1) // IDS)
+    step = 0
+    while True:
+        for n in range(first, last):
+            token, position = feed.ids[n] if step == 0 else drawn.ids[step - 1, n], feed.positions[n] + step
+            x[n, :], cos[n, :], sin[n, :] = feed.embedding[token], feed.cos[position], feed.sin[position]
+        barrier(control, team)
+        if step and (step == num_steps or (chance.left > 0).sum() <= chance.least):
+            break
+        _decode(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column + step)
+        if num_steps == 0:
+            break
+        for n in range(first, last):
+            token, logp = _draw_row(
+                logits[n], coldness, chance.allowed, chance.uniforms[step, n], chance.powers[thread], sums
+            )
+            drawn.ids[step, n], drawn.logprobs[step, n] = token, logp
+            chance.left[n] -= 1
+            for i in range(chance.stop_ids.size):
+                if token == chance.stop_ids[i]:
+                    chance.left[n] = 0
+        step += 1
+    if thread == 0:
+        drawn.steps[0] = step
+
+
 @loop
 def draw(thread, team, control, logits, temperature, allowed, uniforms, powers, ids, logprobs):
     """Draw an id per row of logits [N, V] by inverting the cumulative distribution of the allowed ids.
@@ -225,36 +345,7 @@ def draw(thread, team, control, logits, temperature, allowed, uniforms, powers, 
         allowed: [V] 1 or 0.  uniforms: [N] in [0, 1).  powers: [threads, V] to work in.
         ids: [N] int64.  logprobs: [N] nats under softmax(logits / temperature) over all ids.
     """
-    coldness, row = F4(1.0) / F4(temperature), powers[thread]
-    sums = np.empty((row.size + IDS - 1) // IDS)
+    coldness, sums = F4(1.0) / F4(temperature), np.empty((logits.shape[1] + IDS - 1) // IDS)
     for n in range(logits.shape[0] * thread // team, logits.shape[0] * (thread + 1) // team):
-        given = logits[n]
-        top = largest(given)
-        total, kept = 0.0, 0.0
-        for block in range(sums.size):
-            part, allowed_part, first = F4(0.0), F4(0.0), block * IDS
-            scores, powers_here, kept_here = (
-                given[first : first + IDS],
-                row[first : first + IDS],
-                allowed[first : first + IDS],
-            )
-            for i in range(scores.size):
-                power = exp((scores[i] - top) * coldness)
-                part += power
-                powers_here[i] = power * kept_here[i]
-                allowed_part += powers_here[i]
-            total += part
-            kept += allowed_part
-            sums[block] = allowed_part
-        target, block = uniforms[n] * kept, 0
-        while block < sums.size - 1 and sums[block] <= target:
-            target -= sums[block]
-            block += 1
-        chosen, reached = -1, 0.0
-        for i in range(block * IDS, min(block * IDS + IDS, row.size)):
-            if row[i] > 0.0 and (chosen < 0 or reached <= target):
-                chosen = i  # the block's last allowed id, where rounding left the target above its sum
-                reached += row[i]
-        ids[n] = chosen
-        logprobs[n] = np.log(row[chosen] / total)
+        ids[n], logprobs[n] = _draw_row(logits[n], coldness, allowed, uniforms[n], powers[thread], sums)
     barrier(control, team)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decode step on a CPU in float32: weights packed in the order in which they are read, buffers in place, one call.
+"""Decode steps on a CPU in float32: weights packed in the order in which they are read, buffers in place, one call.
 
 A step of a few rows is some thirty operations a layer on tensors that fit the first-level cache; an operator of Paddle
-takes 4 to 20 microseconds for each.  `host_loops.decode_step` does all of them in compiled code on all threads.
+takes 4 to 20 microseconds for each.  `host_loops.decode_steps` does all of them in compiled code on all threads.
 Decoder.step says what is computed and serves every other device and type; tests/rollout/test_host_step.py holds the
 two together.
 
@@ -21,7 +21,7 @@ import paddle
 from ..models import host, tiles
 from ..models.crew import crew
 from .cache import Cache
-from .host_loops import Places, Sizes, decode_step
+from .host_loops import Chance, Drawn, Feed, Places, Sizes, decode_steps
 
 HEAD_LIMIT = 1 << 28
 """A head of more bytes is used where it stands: reading it takes as long, and packed it would exist twice."""
@@ -31,6 +31,8 @@ LINE = 16
 
 SPARE_LIMIT = 1 << 25
 """Memory of larger weights is given back: the update of such a model needs it more than the next rollout."""
+
+Tables = tuple[np.ndarray, np.ndarray]
 
 _spare: dict[int, list[np.ndarray]] = defaultdict(list)
 """Memory of packed weights that are gone, by size: every rollout packs the same ones, and given back to the allocator
@@ -94,6 +96,9 @@ class HostStep:
         )
         self.embedding, self.head = host.array(text.embed_tokens.weight), text.head_weight
         self._make_buffers(arch.vocab_size)
+        nothing, no_rows, no_steps = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros([0, 0], np.float32)
+        self._no_chance = Chance(1.0, nothing, no_steps, no_rows, no_rows, 0, no_steps)
+        self._nothing_drawn = Drawn(np.zeros([0, 0], np.int64), no_steps, np.zeros(1, np.int64))
 
     def _make_buffers(self, vocab: int) -> None:
         s, team = self.sizes, self.crew.size
@@ -120,19 +125,29 @@ class HostStep:
         norm, head = self.weights[2].data_ptr(), self.weights[1].address if self.weights[1] else 0
         self.places = Places(*(array.ctypes.data for array in arrays), norm, head, self.out.data_ptr())
 
-    def __call__(self, ids: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> paddle.Tensor:
+    def __call__(self, ids: np.ndarray, positions: np.ndarray, tables: Tables) -> paddle.Tensor:
         """Feed one token per row into the cache's next column.
 
         Args:
-            ids: [N] int64.  cos, sin: [N, D / 2] float32 of the rows' positions.
+            ids, positions: [N] int64.  tables: cos and sin [positions, D / 2] float32.
 
         Returns:
             [N, V] logits; the next call overwrites them.
         """
-        cache, column = self.cache, self.cache.column
-        cache.column += 1
-        np.take(self.embedding, ids, axis=0, out=self.x)
-        self.cos[:], self.sin[:] = cos, sin
-        lengths = cache.prompt_lengths, cache.first_column
-        self.crew.run(decode_step, self.layers, self.places, self.sizes, self.eps, *lengths, column)
+        self._run(ids, positions, tables, self._no_chance, self._nothing_drawn)
+        self.cache.column += 1
         return self.out if self.weights[1] else paddle.matmul(self.normed[0], self.head, transpose_y=True)
+
+    def many(self, ids: np.ndarray, positions: np.ndarray, tables: Tables, chance: Chance) -> Drawn:
+        """Feed tokens and draw the next ones, for as many columns as `chance` has uniforms, or fewer."""
+        shape = chance.uniforms.shape
+        drawn = Drawn(np.empty(shape, np.int64), np.empty(shape, np.float32), np.zeros(1, np.int64))
+        self._run(ids, positions, tables, chance, drawn)
+        num = int(drawn.steps[0])
+        self.cache.column += num
+        return Drawn(drawn.ids[:num], drawn.logprobs[:num], drawn.steps)
+
+    def _run(self, ids: np.ndarray, positions: np.ndarray, tables: Tables, chance: Chance, drawn: Drawn) -> None:
+        cache, feed = self.cache, Feed(self.embedding, *tables, ids, positions)
+        lengths = cache.prompt_lengths, cache.first_column, cache.column
+        self.crew.run(decode_steps, self.layers, self.places, self.sizes, self.eps, *lengths, feed, chance, drawn)

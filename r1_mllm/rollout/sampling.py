@@ -23,6 +23,10 @@ BANNED = -1e30
 """Added to the logits of ids that must never be chosen greedily."""
 
 
+MANY = 1 << 30
+"""More tokens than any row takes."""
+
+
 @functools.cache
 def _host_loops() -> ModuleType:
     """The module of compiled loops; imported when first needed, it needs numba."""
@@ -84,6 +88,17 @@ class Sampler:
         """Whether `choose` reads the tokens seen so far."""
         return self.config.repetition_penalty != 1.0
 
+    def plain_steps(self, uniforms: np.ndarray, lengths: np.ndarray) -> int:
+        """How many tokens rows may be given by a plain draw, without `choose`; 0: none.
+
+        Args: uniforms: [B] of the rows' next tokens.  lengths: [B] tokens they have (both for subclasses).
+        """
+        return 0 if self.greedy or self.needs_history or self._cuts else MANY
+
+    @property
+    def _cuts(self) -> bool:
+        return bool(self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0)
+
     def choose(self, logits: paddle.Tensor, uniforms: np.ndarray, seen: paddle.Tensor | None, lengths) -> Draw:
         """Choose one token per row.
 
@@ -99,12 +114,11 @@ class Sampler:
             ids = paddle.argmax(logits + self._penalty, axis=1)
             picked = paddle.take_along_axis(logits, ids.reshape([-1, 1]), 1).reshape([-1])
             return Draw(ids.numpy(), (picked - paddle.logsumexp(logits, axis=1)).numpy())
-        cuts = self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0
-        if not cuts and host.serves(logits):
+        if not self._cuts and host.serves(logits):
             return self._draw_by_loop(logits, uniforms)
         if self.config.temperature != 1.0:
             logits = logits * (1.0 / self.config.temperature)
-        if cuts:
+        if self._cuts:
             return self._draw_filtered(F.softmax(logits).numpy(), uniforms)
         probs = F.softmax(logits)
         ids = self._draw(probs, paddle.to_tensor(uniforms).reshape([-1, 1]))

@@ -164,6 +164,7 @@ def test_a_row_is_due_at_its_length_and_not_before():
     ends = Ends(np.array([3, 1]), np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32))
     uniforms = np.array([0.4, 0.2, 0.3, 0.9], np.float32)
     assert ends.due(uniforms, np.array([0, 1, 2, 2])).tolist() == [True, False, True, False]
+    assert ends.before(uniforms[1:3], np.array([1, 2])) == 0 and ends.before(uniforms[1:2], np.array([1])) == 1
 
 
 @pytest.mark.parametrize("lengths", ["9:4", "0:4", "7", "a:b", "-1:3"])

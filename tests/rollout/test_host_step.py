@@ -12,11 +12,13 @@ from r1_mllm.models import host
 if not host.is_there():
     pytest.skip("needs numba and a Paddle with MKL", allow_module_level=True)
 
-from r1_mllm.models import tiles
+from r1_mllm.config import RolloutConfig
+from r1_mllm.models import crew, tiles
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.rollout import host_step
 from r1_mllm.rollout.decoder import Decoder
+from r1_mllm.rollout.engine import Engine
 
 FOLDER = Path(__file__).parents[1] / "golden" / "cases" / "e2e"
 
@@ -71,6 +73,42 @@ def test_both_steps_agree(model, prompts):
     for step, (got, want) in enumerate(zip(on_host, on_device, strict=True)):
         np.testing.assert_allclose(got, want, atol=2e-4, rtol=1e-4, err_msg=f"step {step}")
     assert np.abs(on_host[3][0] - on_host[4][0]).max() > 0.1  # the steps differ among themselves
+
+
+@pytest.mark.parametrize("team", [1, 3])
+@pytest.mark.parametrize("places", [64, 7])
+def test_many_steps_at_once_draw_what_single_ones_draw(model, prompts, monkeypatch, places, team):
+    """Rows stop everywhere; steps end when many have, when the tail is full, when a row is as long as it may be."""
+    taken = []
+
+    class Often:
+        stop_ids, banned_ids = tuple(range(0, 2000, 90)), (5, 700)
+
+        @staticmethod
+        def decode(ids, skip_special_tokens):
+            return ""
+
+    def steps(self, ids, positions, cache, sampler, uniforms, ends):
+        found = plain(self, ids, positions, cache, sampler, uniforms, ends)
+        taken.append((len(found[0]), len(uniforms), int((ends.left > 0).sum()), ends.least))
+        return found
+
+    plain = Decoder.steps
+    monkeypatch.setattr(host_step, "crew", lambda: crew.Crew(team))
+    monkeypatch.setattr(Decoder, "steps", steps)
+    found = []
+    for draws in (True, False):
+        monkeypatch.setattr(Decoder, "draws", draws)
+        engine = Engine(
+            model, Often, RolloutConfig(max_completion_length=90, temperature=0.9, rollout_batch_rows=places)
+        )
+        found.append(engine.generate(prompts, 6, seed=2))
+    for one, other in zip(*([row for group in groups for row in group] for groups in found), strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.logprobs, other.logprobs)
+    assert any(took < most for took, most, _, _ in taken) and any(took == most for took, most, _, _ in taken)
+    assert all(live <= least for took, most, live, least in taken if took < most)
+    assert all(live > 0 or took == most or least == 0 for took, most, live, least in taken)
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 25])
