@@ -9,6 +9,7 @@ code is 1.  The last line says how many inputs were taken and refused, the slowe
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -93,7 +94,7 @@ def reshaped(content: bytes, rng: random.Random) -> bytes:
             other, name = rng.choice(places)
             holder[key] = json.loads(json.dumps(other.get(name) if isinstance(other, dict) else None))
         else:
-            holder[key] = rng.choice(NASTY_VALUES)
+            holder[key] = copy.deepcopy(rng.choice(NASTY_VALUES))  # a later change may reach into it
     return json.dumps(tree).encode("utf-8", "surrogatepass")
 
 

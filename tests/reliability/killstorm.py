@@ -172,6 +172,14 @@ def content(folder: Path, steps: int) -> dict[str, object]:
     }
 
 
+def differing(folder: Path, steps: int, expected: dict[str, object]) -> list[str]:
+    """Say what of a finished run is not as expected, and print it."""
+    found = [name for name, value in content(folder, steps).items() if value != expected[name]]
+    if found:
+        print(f"{folder.name} differs in {', '.join(found)}", file=sys.stderr, flush=True)
+    return found
+
+
 def sound(folder: Path, but: Collection[int] = ()) -> str | None:
     """Say which checkpoint under its own name is damaged, except folders of those inodes; None when none is."""
     from r1_mllm.training import checkpoint, durable
@@ -223,7 +231,7 @@ def storm(kills: int, steps: int, seed: int, seconds: float, root: Path, forked:
         code = process.wait()
         told["failed"] += code != 0
         told["runs"] += 1
-        told["unequal"] += code != 0 or content(folder, steps) != expected
+        told["unequal"] += code != 0 or bool(differing(folder, steps, expected))
         print(told, file=sys.stderr, flush=True)
     time.sleep(1.0)
     told["orphans"] = len(orphans())

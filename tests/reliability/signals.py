@@ -86,7 +86,9 @@ def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
             told["steps_lost"] += lost(folder)
             longest = {name: max(most, new) for (name, most), new in zip(longest.items(), taken, strict=True)}
         told["runs"] += 1
-        told["unequal"] += process.wait() != 0 or killstorm.content(folder, steps) != expected
+        if code := process.wait():
+            print(f"{folder.name} ended with {code}", file=sys.stderr, flush=True)
+        told["unequal"] += code != 0 or bool(killstorm.differing(folder, steps, expected))
         print(told, file=sys.stderr, flush=True)
     time.sleep(1.0)
     return told | {"orphans": len(killstorm.orphans())} | {name: round(most, 2) for name, most in longest.items()}

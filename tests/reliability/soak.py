@@ -213,7 +213,7 @@ def soak_until(soak: Soak, until: float, shared_memory: set[str]) -> int:
         if not soak.run(folder, True, until):
             break
         runs += 1
-        different = [name for name, value in killstorm.content(folder, STEPS).items() if value != expected[name]]
+        different = killstorm.differing(folder, STEPS, expected)
         unequal += bool(different)
         soak.problems += [f"run {runs}: {name} differs" for name in different]
         soak.problems += [f"left behind: {path}" for path in folder.glob(".t*")]
