@@ -71,8 +71,10 @@ class DenseLayout:
         self.sources = paddle.concat([rows for part in self.parts for rows in (part.query, part.key, part.value)])
 
     def attend(self, qkv: paddle.Tensor) -> paddle.Tensor:
-        """`attend_dense` by this layout."""
-        return attend_dense(qkv, self)
+        """Attention of fused rows qkv [T, A * D], queries already scaled by 1/sqrt(D) -> [T, H * D]."""
+        if paddle.is_grad_enabled() and not qkv.stop_gradient:
+            return _DenseAttention.apply(qkv, self)
+        return _forward(qkv.reshape([-1, self.head_dim]), self)[0].reshape([-1, self.width])
 
 
 def _pieces(rectangle: Rectangle) -> Iterator[Rectangle]:
@@ -183,10 +185,3 @@ class _DenseAttention(PyLayer):
         found = [part for weights, p in parts for part in _backward_part(rows, grad, out, weights, p)]
         grad_rows = paddle.scatter(paddle.zeros_like(rows), layout.sources, paddle.concat(found), overwrite=False)
         return grad_rows.reshape([-1, ctx.width])
-
-
-def attend_dense(qkv: paddle.Tensor, layout: DenseLayout) -> paddle.Tensor:
-    """Attention of fused rows qkv [T, A * D], queries already scaled by 1/sqrt(D) -> [T, H * D]."""
-    if paddle.is_grad_enabled() and not qkv.stop_gradient:
-        return _DenseAttention.apply(qkv, layout)
-    return _forward(qkv.reshape([-1, layout.head_dim]), layout)[0].reshape([-1, layout.width])

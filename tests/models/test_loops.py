@@ -12,7 +12,7 @@ import pytest
 
 from r1_mllm.data.pack import pack
 from r1_mllm.models import host
-from r1_mllm.models.dense_attention import DenseLayout, Rectangle, attend_dense
+from r1_mllm.models.dense_attention import DenseLayout, Rectangle
 from r1_mllm.models.head import token_logp
 from r1_mllm.models.layers import RotaryTables
 from r1_mllm.models.weights import load_pretrained
@@ -89,7 +89,7 @@ def test_attention_and_its_gradient_by_the_formula(size, loops, monkeypatch):
     mask = np.where(np.tril(np.ones([6, 6])) > 0, 0.0, -1e9)[None].astype(np.float32)
     layout = DenseLayout([Rectangle(tokens * 3, tokens, tokens * 3 + 1, tokens * 3 + 2, mask)], 6, 1, 4, "float32")
     leaf = paddle.to_tensor(qkv, stop_gradient=False)
-    out = attend_dense(leaf, layout)
+    out = layout.attend(leaf)
     out.sum().backward()
     q, k, v = np.split(qkv.astype(np.float64), 3, axis=1)
     weights = softmax(q @ k.T + mask[0])
