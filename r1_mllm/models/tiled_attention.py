@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -78,23 +78,21 @@ class TiledLayout:
 
     def forward(self, qkv: paddle.Tensor) -> paddle.Tensor:
         """As `attend`, without gradients."""
-        out = paddle.empty([qkv.shape[0] - self.skip, self.heads[0] * self.heads[2]])
-        self._run(_loops().attend, *host.arrays(qkv), None, host.array(out))
-        return out
+        return self._run(_loops().attend, [qkv.shape[0] - self.skip, self.heads[0] * self.heads[2]], qkv)
 
     def backward(self, qkv: paddle.Tensor, grad_out: paddle.Tensor) -> paddle.Tensor:
         """Gradient of qkv [T, A * D] from that of the output [T - skip, H * D]; anything for queries without output."""
-        grad = paddle.empty(qkv.shape)
-        self._run(_loops().attend_gradient, *host.arrays(qkv, grad_out), host.array(grad))
-        return grad
+        return self._run(_loops().attend_gradient, qkv.shape, qkv, grad_out)
 
-    def _run(self, function, qkv: np.ndarray, grad_out: np.ndarray | None, result: np.ndarray) -> None:
-        loops = _loops()
-        given = (qkv,) if grad_out is None else (qkv, grad_out)
+    def _run(self, function: Callable, shape: Sequence[int], *given: paddle.Tensor) -> paddle.Tensor:
+        """Let a loop fill a tensor of this shape from the given ones, on all threads."""
+        loops, found = _loops(), paddle.empty(shape)
         helpers = loops.crew()
         size = loops.work_size(self.longest, self.heads[0] // self.heads[1], self.heads[2])
         work = np.empty([helpers.size, size], np.float32)
-        helpers.run(function, *given, self.order, self.families, self.parts, self.heads, self.skip, result, work)
+        layout = self.order, self.families, self.parts, self.heads, self.skip
+        helpers.run(function, *host.arrays(*given), *layout, host.array(found), work)
+        return found
 
 
 class _TiledAttention(PyLayer):
