@@ -6,7 +6,7 @@ the next begins, until N kills are spent.  Moments are counted in the run's proc
 into a save on a busy machine as on an idle one.  Each finished run must equal one that was left alone: weights,
 optimizer state, every completion and its reward.  After every kill the newest checkpoint must be whole and no process
 left.  With --forked the runs are forks of this process, which has loaded Paddle: a third of the time per kill; the run
-they are compared with is started anew.
+they are compared with is started anew.  With --seconds S there are no more kills after so long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -238,20 +238,19 @@ def storm(kills: int, steps: int, seed: int, seconds: float, root: Path, forked:
     return told
 
 
-def main() -> int:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=1e9, help="kill no more after so long")
-    parser.add_argument("--forked", action="store_true", help="runs are forks of this process")
-    given = parser.parse_args()
+def conduct(about: str, storm: Callable[..., dict], problems: Sequence[str], **flags: float) -> int:
+    """Read flags with these defaults, let the storm loose in a folder and print what it told; 1 if it met problems."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in flags.items():
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", **kind)
+    given = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as folder:
-        told = storm(given.kills, given.steps, given.seed, given.seconds, Path(folder), given.forked)
-    print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given.seed}")
-    return int(any(told[name] for name in ("unequal", "damaged", "failed", "orphans")))
+        told = storm(**given, root=Path(folder))
+    print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given['seed']}")
+    return int(any(told[name] for name in problems))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    wrong = ("unequal", "damaged", "failed", "orphans")
+    raise SystemExit(conduct(__doc__, storm, wrong, kills=300, steps=12, seed=0, seconds=1e9, forked=False))

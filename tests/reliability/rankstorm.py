@@ -9,13 +9,11 @@ processes that was left alone: weights, optimizer state, every completion and it
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -154,18 +152,5 @@ def storm(kills: int, steps: int, seed: int, root: Path) -> dict[str, float]:
     return told
 
 
-def main() -> int:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        told = storm(given.kills, given.steps, given.seed, Path(folder))
-    print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given.seed}")
-    return int(any(told[name] for name in PROBLEMS))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(killstorm.conduct(__doc__, storm, PROBLEMS, kills=50, steps=12, seed=0))

@@ -8,12 +8,10 @@ programs do (130, or by the signal).  Each finished run must equal one that was 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -94,18 +92,6 @@ def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
     return told | {"orphans": len(killstorm.orphans())} | {name: round(most, 2) for name, most in longest.items()}
 
 
-def main() -> int:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        told = storm(given.num, given.steps, given.seed, Path(folder))
-    print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given.seed}")
-    return int(any(told[name] for name in ("steps_lost", "other_codes", "unequal", "orphans")))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    wrong = ("steps_lost", "other_codes", "unequal", "orphans")
+    raise SystemExit(killstorm.conduct(__doc__, storm, wrong, num=100, steps=40, seed=0))
