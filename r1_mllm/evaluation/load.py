@@ -9,9 +9,13 @@ from pathlib import Path
 import paddle
 
 from ..config import EvalConfig, RolloutConfig
+from ..config.chat import ChatConfig
+from ..config.serving import ServeConfig
 from ..models.adapter_files import load_any
+from ..models.weights import resolve
 from ..processing.prompt import Processor
 from ..rollout.engine import Engine
+from ..runtime import MODEL, Stop
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ def load(model_dir: Path, config: EvalConfig, rollout: RolloutConfig | None = No
     model.eval()
     rollout = rollout or RolloutConfig(temperature=0.0, max_completion_length=config.max_new_tokens)
     return Loaded(Engine(model, processor.tokenizer, rollout), processor, dtype)
+
+
+def load_asked(config: ChatConfig | ServeConfig) -> Loaded:
+    """Load the model a command was asked for; one that cannot be read ends the program."""
+    shared = {"model_path", "dtype", "attn_implementation", "min_pixels", "max_pixels", "chat_template"}
+    asked = EvalConfig(**{name: value for name, value in vars(config).items() if name in shared})
+    try:
+        return load(resolve(config.model_path), asked)
+    except (ValueError, OSError) as error:
+        raise Stop(str(error), MODEL) from error
 
 
 def settle_dtype(asked: str, has_gpu: bool) -> str:

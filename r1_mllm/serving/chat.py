@@ -10,10 +10,8 @@ from typing import Any
 
 from .. import runtime
 from ..answers import boxes, tags
-from ..config import EvalConfig
 from ..config.chat import ChatConfig
-from ..evaluation.load import load
-from ..models.weights import resolve
+from ..evaluation.load import load_asked
 from ..records import Prompt
 from ..report.pictures import READ_COLOR, draw_boxes, upright
 from ..rollout.live import Live, Sampling, live_rows
@@ -25,17 +23,7 @@ def ask(config: ChatConfig) -> str:
     """Print the answer piece by piece and return it."""
     if not config.question.strip():
         raise Stop('a question is missing: r1-mllm chat --model_path DIR --image a.png "How many ...?"')
-    asked = EvalConfig(
-        model_path=config.model_path,
-        dtype=config.dtype,
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
-        chat_template=config.chat_template,
-    )
-    try:
-        loaded = load(resolve(config.model_path), asked)
-    except (ValueError, OSError) as error:
-        raise Stop(str(error), runtime.MODEL) from error
+    loaded = load_asked(config)
     try:
         prompt = loaded.processor.encode(messages(config), list(config.image))
     except (ValueError, OSError) as error:

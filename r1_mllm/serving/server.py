@@ -11,11 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
-from .. import runtime
-from ..config import EvalConfig
 from ..config.serving import ServeConfig
-from ..evaluation.load import Loaded, load
-from ..models.weights import resolve
+from ..evaluation.load import load_asked
 from ..runtime import Stop
 from .app import Server
 from .keys import read_keys
@@ -67,7 +64,7 @@ def make(config: ServeConfig) -> Service:
     _check(config)
     keys = read_keys(config.api_key_file)
     listening = _listen(config)
-    loaded = _load(config)
+    loaded = load_asked(config)
     scheduler = Scheduler(loaded.engine, config.max_batch_rows, config.max_batch_tokens, config.queue_size)
     name = config.served_model_name or Path(config.model_path).resolve().name
     settings = uvicorn.Config(
@@ -102,18 +99,3 @@ def _listen(config: ServeConfig) -> socket.socket:
         listening.close()
         raise Stop(f"--host {config.host} --port {config.port} cannot be listened at: {error.strerror}") from error
     return listening
-
-
-def _load(config: ServeConfig) -> Loaded:
-    asked = EvalConfig(
-        model_path=config.model_path,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
-        chat_template=config.chat_template,
-    )
-    try:
-        return load(resolve(config.model_path), asked)
-    except (ValueError, OSError) as error:
-        raise Stop(str(error), runtime.MODEL) from error
