@@ -28,25 +28,10 @@ LIMIT = 5.0
 """MiB per hour that a run may grow by."""
 
 
-def resident(pid: int) -> float:
-    """Resident memory of a process in MiB; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(sizes[0]) / 1024 if sizes else 0.0
-
-
 def children(pid: int) -> list[int]:
     """Process ids of all threads' children."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for path in lists for word in path.read_text().split()]
-
-
-def steps(log: Path) -> int:
-    """Steps that the log tells of."""
-    return log.read_bytes().count(b'"loss"') if log.exists() else 0
 
 
 def sample(pid: int, folder: Path, begun: float) -> dict[str, float]:
@@ -54,9 +39,9 @@ def sample(pid: int, folder: Path, begun: float) -> dict[str, float]:
     below = children(pid)
     return {
         "seconds": round(time.monotonic() - begun, 1),
-        "step": steps(folder / "metrics.jsonl"),
-        "mib": round(resident(pid), 2),
-        "children_mib": round(sum(map(resident, below)), 2),
+        "step": killstorm.logged(folder),
+        "mib": round(killstorm.resident_kb(pid) / 1024, 2),
+        "children_mib": round(sum(map(killstorm.resident_kb, below)) / 1024, 2),
         "files": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": len(os.listdir(f"/proc/{pid}/task")),
         "children": len(below),

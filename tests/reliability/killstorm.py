@@ -129,10 +129,24 @@ class Forked:
 Run = subprocess.Popen | Forked
 
 
+def stat(pid: int | str) -> list[str]:
+    """What Linux says of a process, from its state on: the third and later words of /proc/PID/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
 def processor_seconds(pid: int) -> float:
     """Processor time of a process that has not been waited for."""
-    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    user, system = stat(pid)[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kb(pid: int) -> int:
+    """Resident memory of a process, KiB; 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")), 0)
 
 
 def spend(process: Run, seconds: float) -> bool:
@@ -180,6 +194,20 @@ def differing(folder: Path, steps: int, expected: dict[str, object]) -> list[str
     return found
 
 
+def logged(folder: Path) -> int:
+    """Steps whose metrics are written."""
+    log = folder / "metrics.jsonl"
+    return log.read_bytes().count(b'"loss"') if log.exists() else 0
+
+
+def newest(folder: Path) -> int:
+    """Step of the newest checkpoint, 0 without any."""
+    from r1_mllm.training import checkpoint
+
+    found = checkpoint.checkpoints(folder) if folder.is_dir() else []
+    return found[0][0] if found else 0
+
+
 def sound(folder: Path, but: Collection[int] = ()) -> str | None:
     """Say which checkpoint under its own name is damaged, except folders of those inodes; None when none is."""
     from r1_mllm.training import checkpoint, durable
@@ -195,7 +223,7 @@ def orphans() -> list[int]:
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             words = Path(f"/proc/{name}/cmdline").read_bytes()
-            parent = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[1]
+            parent = stat(name)[1]
         except OSError:
             continue
         mine = any(str(pid).encode() in words.split(b"\0") for pid in started)

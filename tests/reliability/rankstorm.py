@@ -42,7 +42,7 @@ def table() -> dict[Process, tuple[int, int]]:
     found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            fields = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()
+            fields = killstorm.stat(name)
         except OSError:
             continue
         if fields[0] != "Z":

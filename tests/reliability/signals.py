@@ -46,16 +46,6 @@ def stop(process: killstorm.Forked, burst: tuple[int, ...]) -> tuple[float, floa
     return time.monotonic() - begun, after - used
 
 
-def lost(folder: Path) -> int:
-    """Steps that are logged and not in the newest checkpoint."""
-    from r1_mllm.training import checkpoint
-
-    log = folder / "metrics.jsonl"
-    logged = log.read_bytes().count(b'"loss"') if log.exists() else 0
-    saved = checkpoint.checkpoints(folder) if folder.is_dir() else []
-    return logged - (saved[0][0] if saved else 0)
-
-
 def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
     """Spend the signals; counts of what happened and the longest ends."""
     rng = random.Random(seed)
@@ -81,7 +71,7 @@ def storm(num: int, steps: int, seed: int, root: Path) -> dict[str, float]:
             told["bursts"] += len(burst) > 1
             told["before_steps"] += not trains
             told["other_codes"] += process.returncode not in ((STOPPED,) if trains else EARLY)
-            told["steps_lost"] += lost(folder)
+            told["steps_lost"] += killstorm.logged(folder) - killstorm.newest(folder)
             longest = {name: max(most, new) for (name, most), new in zip(longest.items(), taken, strict=True)}
         told["runs"] += 1
         if code := process.wait():

@@ -101,16 +101,16 @@ class Soak:
         while True:
             if not killstorm.spend_more(process, self.rng.uniform(1.0, 6.0)):
                 return
-            self.most_kb = max(self.most_kb, resident_kb(process.pid))
+            self.most_kb = max(self.most_kb, killstorm.resident_kb(process.pid))
             fault = self.rng.choice(FAULTS)
             if fault == "full disk" and not self.mounted:
                 continue
             self.told[fault] += 1
-            before = logged(folder)
+            before = killstorm.logged(folder)
             if fault == "kill" or fault == "damage":
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                self.lost_steps += max(0, before - newest(folder))
+                self.lost_steps += max(0, before - killstorm.newest(folder))
                 if problem := folder.is_dir() and killstorm.sound(folder, self.damaged):
                     self.problems.append(f"after a kill: {problem}")
                 if fault == "damage":
@@ -151,15 +151,6 @@ class Soak:
         filler.unlink()
 
 
-def resident_kb(pid: int) -> int:
-    """Resident memory of a process, KiB; 0 when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")), 0)
-
-
 def reward_workers(parent: int) -> list[int]:
     """Process ids of a run's reward workers."""
     try:
@@ -167,20 +158,6 @@ def reward_workers(parent: int) -> list[int]:
     except OSError:
         return []
     return [int(pid) for pid in children if b"reward_worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def logged(folder: Path) -> int:
-    """Steps whose metrics are written."""
-    path = folder / "metrics.jsonl"
-    return len(path.read_text(errors="replace").splitlines()) if path.is_file() else 0
-
-
-def newest(folder: Path) -> int:
-    """Step of the newest checkpoint, 0 without any."""
-    from r1_mllm.training import checkpoint
-
-    found = checkpoint.checkpoints(folder) if folder.is_dir() else []
-    return found[0][0] if found else 0
 
 
 def main() -> int:
