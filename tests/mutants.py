@@ -23,7 +23,7 @@ CONFORMANCE = "tests/training/test_conformance.py"
 LORA, ANSWERS = "tests/models/test_lora.py", "tests/processing/test_conversation.py"
 COLLECT = "tests/training/test_collect.py"
 PASSK, SHARDS = "tests/evaluation/test_passk.py", "tests/evaluation/test_shards.py"
-READING = "tests/training/test_reading.py"
+READING, REFERENCE = "tests/training/test_reading.py", "tests/training/test_reference.py"
 CHOOSE, REJECT = "tests/rejection/test_choose.py", "tests/rejection/test_command.py"
 
 
@@ -44,6 +44,8 @@ MUTANTS = [
     Mutant("objectives/policy.py", "objective = paddle.minimum(", "objective = paddle.maximum(", POLICY),
     Mutant("objectives/policy.py", "1.0 - low, 1.0 + high)", "1.0 - high, 1.0 + low)", POLICY),
     Mutant("objectives/policy.py", "paddle.maximum(objective, config", "paddle.minimum(objective, config", POLICY),
+    Mutant("training/reference.py", "mixed = alpha * new", "mixed = (1.0 - alpha) * new", REFERENCE),
+    Mutant("training/reference.py", "step % objective.ref_model_sync_steps", "step < 2", REFERENCE),
     Mutant("training/collect.py", "lacking = collectives.gather_objects(wanted - len(mixed))",
            "lacking = collectives.gather_objects(wanted if len(mixed) < wanted else 0)", COLLECT),
     Mutant("training/collect.py", "rollout.groups = mixed +", "rollout.groups = mixed[:1] +", COLLECT),

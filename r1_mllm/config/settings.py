@@ -128,6 +128,12 @@ class ObjectiveConfig:
     """Ratio of policy to sampler: of each token, or one per completion (GSPO)."""
     beta: float = 0.04
     """Weight of the KL term; 0 loads no reference model."""
+    sync_ref_model: bool = False
+    """Let the reference model follow the policy, every ref_model_sync_steps optimizer steps (arXiv:2404.09656)."""
+    ref_model_mixup_alpha: float = 0.6
+    """sync_ref_model: the reference becomes alpha times the policy plus (1 - alpha) times itself; above 0 to 1."""
+    ref_model_sync_steps: int = 512
+    """sync_ref_model: optimizer steps from one such mixture to the next."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """From the log ratio to the reference: k1 its negative, k2 half its square, k3 unbiased and never negative."""
     epsilon: float = 0.2
@@ -299,6 +305,7 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         value = flatten(config)[name]
         if value < 1:
             yield f"{name} {value}: must be at least 1"
+    yield from _sync_problems(config)
     if objective.dual_clip is not None and objective.dual_clip <= 1:
         yield f"dual_clip {objective.dual_clip}: must be above 1 (3.0 is usual)"
     prompts = training.per_device_train_batch_size * training.gradient_accumulation_steps
@@ -306,6 +313,22 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         yield f"mini_batch_size {training.mini_batch_size}: must divide the {prompts} prompts of a device's rollout"
     if training.max_steps < 1 and training.num_train_epochs <= 0:
         yield "max_steps and num_train_epochs: one of them must be above 0"
+
+
+def _sync_problems(config: GrpoConfig) -> Iterator[str]:
+    """Say why the reference model cannot follow the policy."""
+    objective = config.objective
+    if not objective.sync_ref_model:
+        return
+    if not objective.beta:
+        yield "sync_ref_model: with beta 0 there is no reference model; set beta above 0 or leave sync_ref_model out"
+    if config.lora.use_peft:
+        yield (
+            "sync_ref_model and use_peft: the reference is the model without adapters and has no weights that could "
+            "move; train all weights, or leave sync_ref_model out"
+        )
+    if not 0 < objective.ref_model_mixup_alpha <= 1:
+        yield f"ref_model_mixup_alpha {objective.ref_model_mixup_alpha}: must be above 0 and at most 1"
 
 
 _AT_LEAST_ONE = (
@@ -319,6 +342,7 @@ _AT_LEAST_ONE = (
     "num_iterations",
     "tokens_per_pack",
     "logging_steps",
+    "ref_model_sync_steps",
 )
 
 

@@ -7,6 +7,7 @@
     OUTPUT_DIR/checkpoint-N/        weights, config and tokenizer in published layout (transformers loads it as it is)
         state/optimizer.safetensors     under structured names
         state/trainer.json  state/rng-rankNNN.json
+        state/reference/                with --sync_ref_model: the reference model, in published layout
         MANIFEST.json                   sizes and hashes, written last
 
 With several ranks, rank 0 decides and writes; every method here must be called by all of them.
@@ -138,7 +139,7 @@ class Run:
             write_weights(folder)
             copy_companions(source, folder)
             state = folder / "state"
-            state.mkdir()
+            state.mkdir(exist_ok=True)
             if optimizer_state is not None:
                 scratch.move_to(_optimizer_path(folder))
             (state / "trainer.json").write_text(trainer, encoding="utf-8")

@@ -15,7 +15,7 @@ from ..config import GrpoConfig
 from ..distributed import collectives
 from ..distributed.heartbeat import beat
 from ..records import Group
-from . import memory, metrics
+from . import memory, metrics, reference
 from .collect import Rollout, collect, sampling_metrics, user_reward_counts
 from .loop import after_step, evaluate_accuracy, keep_metrics, take_step, to_the_end
 from .session import Session, open_session
@@ -82,6 +82,7 @@ def _update(run: Session, groups: Sequence[Group], packs: Packs) -> Update:
     """Take one optimizer step, or leave it out when a number is not finite."""
     update = accumulate_gradients(run.model, packs, run.optimizer, run.scale, run.config)
     take_step(run, update, lambda: _offending_rows(run, groups, packs))
+    reference.sync(run.reference, run.model, run.config, run.step)
     return update
 
 

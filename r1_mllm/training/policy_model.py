@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network a run trains: all weights, one tower, or adapters; and the one it must stay near."""
+"""The network a run trains: all weights, one tower, or adapters."""
 
 from __future__ import annotations
 
@@ -36,22 +36,6 @@ def open_policy(source: Path, config: GrpoConfig, resumed: Path | None = None) -
     if all(parameter.stop_gradient for parameter in model.parameters()):
         raise Stop("freeze_vision and freeze_language together leave nothing to train; switch one off")
     return model
-
-
-def open_reference(source: Path, config: GrpoConfig, policy: QwenVL) -> QwenVL | None:
-    """Give the model the policy must stay near: None when beta is 0, with adapters the policy without them.
-
-    The latter holds no weights of its own: it looks at the policy's, which adapters leave as they are.
-    """
-    if not config.objective.beta:
-        return None
-    if config.lora.use_peft:
-        return lora.without_adapters(policy)
-    reference = load_start(source, config)
-    reference.eval()
-    for parameter in reference.parameters():
-        parameter.stop_gradient = True
-    return reference
 
 
 def write_policy(model: QwenVL, config: GrpoConfig, folder: Path) -> None:

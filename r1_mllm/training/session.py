@@ -35,10 +35,10 @@ from ..rollout.engine import Engine
 from ..runtime import DATA, MODEL, Stop
 from ..tasks import asked_as
 from ..tasks.templates import Templates, load_templates
-from . import checkpoint, durable
+from . import checkpoint, durable, reference
 from .dropped import DroppedRows, LostExample, identity, restored
 from .phases import PhaseWatch, SpreadWatch
-from .policy_model import copied_policy, manifest_facts, open_policy, open_reference, write_policy
+from .policy_model import copied_policy, manifest_facts, open_policy, write_policy
 from .scaling import LossScale
 from .sharded import Optimizer, open_optimizer
 from .stopping import Stopper
@@ -133,7 +133,9 @@ class Session:
             Whether it is written.
         """
         beside = beside and self.config.training.async_save and not self.config.lora.use_peft
-        write = self._writer(copied_policy(self.model)) if beside and self.place.rank == 0 else self._write_weights
+        copied = beside and self.place.rank == 0
+        write = self._writer(copied_policy(self.model)) if copied else self._write_weights
+        write = reference.added_to(write, self.reference, self.config, copied)
         state = {
             "stream": self.stream.state(),
             "scale": self.scale.state(),
@@ -218,7 +220,6 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
     point = run.resume_point
     model = open_policy(source, config, point.path if point else None)
     run.facts |= manifest_facts(model, config)
-    reference = open_reference(source, config, model)
     prompts_per_step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
     stream = Stream(len(examples), prompts_per_step, config.data.data_seed, place.rank, place.world)
     num_steps = count_steps(config, stream)
@@ -233,7 +234,7 @@ def open_session(config: GrpoConfig | SftConfig, load: Load | None = None) -> Se
         rewards=rewards,
         run=run,
         model=model,
-        reference=reference,
+        reference=reference.open_reference(source, config, model, point.path if point else None),
         engine=Engine(model, processor.tokenizer, config.rollout),
         optimizer=open_optimizer(model, config, place),
         scale=LossScale(active=model.dtype == "float16"),
@@ -255,7 +256,7 @@ def _checkpoint_bytes(session: Session) -> int:
     size = sum(weight.size * weight.element_size() for weight in written.values())
     if not session.config.training.save_only_model:
         size += 4 * sum(math.prod(shape) for shape in session.optimizer.state_dict_shapes().values())
-    return size
+    return size + reference.num_bytes(session.reference, session.config)
 
 
 def num_workers(data: DataConfig) -> int:

@@ -74,7 +74,7 @@ class ShardedAdamW:
     @paddle.no_grad()
     def _view(self, piece: Piece) -> paddle.Tensor:
         """The weight's numbers of a piece, [size], in place."""
-        return _part(self.weights[piece.name], piece.start, piece.stop)
+        return flat_part(self.weights[piece.name], piece.start, piece.stop)
 
     def begin(self) -> None:
         """Say that backward passes of a step follow."""
@@ -125,7 +125,7 @@ class ShardedAdamW:
         parts = [
             paddle.zeros([piece.size])
             if gradient is None
-            else _part(gradient, piece.start, piece.stop).astype("float32")
+            else flat_part(gradient, piece.start, piece.stop).astype("float32")
             for piece, gradient in zip(bucket.pieces, gradients, strict=True)
         ]
         present = paddle.to_tensor([float(gradient is not None) for gradient in gradients], "float32")
@@ -154,7 +154,7 @@ class ShardedAdamW:
             home = self.home[piece.name]
             if home not in self.sums:
                 self.sums[home] = paddle.zeros([home.size])
-            _part(self.sums[home], piece.start - home.start, piece.stop - home.start).add_(flat[start:stop])
+            flat_part(self.sums[home], piece.start - home.start, piece.stop - home.start).add_(flat[start:stop])
 
     def grad_norm(self) -> float:
         """Measure the global L2 norm of the summed gradients; inf or NaN when any element is."""
@@ -228,7 +228,7 @@ class ShardedAdamW:
             flat = paddle.zeros([self.weights[name].size])
             for owner, pieces in enumerate(self.owned):
                 for piece in (piece for piece in pieces if piece.name == name):
-                    view = _part(flat, piece.start, piece.stop)
+                    view = flat_part(flat, piece.start, piece.stop)
                     if owner == self.shards.index:
                         paddle.assign(self._held(piece, part), view)
                     if self.shards.degree > 1:
@@ -323,7 +323,7 @@ class _Round:
         return True
 
 
-def _part(tensor: paddle.Tensor, start: int, stop: int) -> paddle.Tensor:
+def flat_part(tensor: paddle.Tensor, start: int, stop: int) -> paddle.Tensor:
     """Numbers start to stop of a tensor laid flat, in its own memory.
 
     An index would copy them: runtime.py switches Paddle's strided views off.

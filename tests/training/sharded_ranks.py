@@ -15,7 +15,7 @@ import paddle
 from r1_mllm.config import GrpoConfig, OptimizerConfig, SftConfig
 from r1_mllm.config.flags import parse
 from r1_mllm.distributed import collectives, mesh, shards
-from r1_mllm.training import grpo, sft
+from r1_mllm.training import grpo, reference, sft
 from r1_mllm.training.optimizer import AdamW
 from r1_mllm.training.sharded import ShardedAdamW
 
@@ -79,20 +79,35 @@ def train(task):
     same = []
     for optimizer in (AdamW, ShardedAdamW):
         optimizer.step = watched(optimizer.step, same)
+    reference.mix = compared(reference.mix, moved := [])
     for words in task.get("train", []):
         sft.train(parse(SftConfig, words, "sft"))
     for words in task.get("grpo", []):
         grpo.train(parse(GrpoConfig, words, "grpo"))
-    return {"steps": len(same), "same": all(same)}
+    return {"steps": len(same), "same": all(same), "references": moved}
 
 
 def watched(plain, same):
     def step(self, rate, norm):
         plain(self, rate, norm)
-        digest = [float(weight.astype("float64").abs().sum()) for weight in self.weights.values()]
-        same.append(len({json.dumps(seen) for seen in collectives.gather_objects(digest)}) == 1)
+        same.append(all_equal(self.weights.values()))
 
     return step
+
+
+def compared(plain, moved):
+    """Note of each mixture whether all ranks' references are the same, and say what it was made of."""
+
+    def mix(own, policy, alpha):
+        plain(own, policy, alpha)
+        moved.append([alpha, all_equal(own.parameters())])
+
+    return mix
+
+
+def all_equal(weights):
+    digest = [float(weight.astype("float64").abs().sum()) for weight in weights]
+    return len({json.dumps(seen) for seen in collectives.gather_objects(digest)}) == 1
 
 
 def main():

@@ -201,10 +201,11 @@ def test_buckets_leave_during_a_backward_pass_that_recomputes_blocks(request, mo
 def test_two_processes_train_as_one_and_four_go_on_with_what_they_saved(request, words, alone, tmp_path):
     stages = {"dp": (), "stage1": ("--sharding", "stage1"), "stage2": ("--sharding", "stage2")}
     runs = [words(tmp_path / stage, 2, *flags) for stage, flags in stages.items()]
-    grpo = [grpo_words(request, tmp_path, *flags) for flags in (("--sharding", "stage2"), PEFT)]
+    grpo = [grpo_words(request, tmp_path, *flags) for flags in (("--sharding", "stage2"), PEFT, SYNC)]
     seen = wait(launch(2, {"train": runs, "grpo": grpo}, tmp_path / "two"), tmp_path / "two")
-    assert seen["train"] == {"steps": 3 * STEPS + 2 * 2, "same": True}
+    assert seen["train"] == {"steps": 3 * STEPS + 3 * 2, "same": True, "references": [[0.3, True], [0.3, True]]}
     check_grpo(tmp_path)
+    check_reference(request.config.rootpath / "tests/golden/cases/e2e/checkpoint", tmp_path / "grpo-none")
     for stage in stages:
         assert_same_end(tmp_path / stage, alone)
     start = ("--resume_from_checkpoint", str(tmp_path / "stage2" / f"checkpoint-{STEPS // 2}"))
@@ -213,10 +214,12 @@ def test_two_processes_train_as_one_and_four_go_on_with_what_they_saved(request,
     four = words(tmp_path / "four", 1, *start, "--sharding", "stage2", "--sharding_parallel_degree", "2")
     seen = wait(launch(4, {"compare": True, "train": [four]}, tmp_path / "all"), tmp_path / "all")
     check_comparison(seen["compare"])
-    assert seen["train"] == {"steps": STEPS // 2, "same": True}
+    assert seen["train"] == {"steps": STEPS // 2, "same": True, "references": []}
     assert_same_end(tmp_path / "four", alone)
 
 
+SYNC = ("--sharding", "none", "--beta", "0.04", "--sync_ref_model", "True", "--ref_model_sync_steps", "1")
+SYNC += ("--ref_model_mixup_alpha", "0.3", "--save_steps", "1")
 PEFT = ("--sharding", "stage1", "--use_peft", "--lora_r", "2", "--beta", "0.04")
 
 
@@ -242,6 +245,17 @@ def check_grpo(folder):
         rows = [json.loads(line) for line in (folder / f"grpo-{name}" / "completions.jsonl").open()]
         assert sorted(row["ground_truth"] for row in rows) == sorted([*range(8), *range(8)])
     assert (folder / "grpo-stage1" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+def check_reference(start, run):
+    """Two ranks' reference is the mixture of the weights they share: by hand after each step."""
+    wanted = load_file(start / "model.safetensors")
+    for step in (1, 2):
+        policy = load_file(run / f"checkpoint-{step}" / "model.safetensors")
+        found = load_file(run / f"checkpoint-{step}" / "state/reference/model.safetensors")
+        wanted = {name: np.float32(0.3) * policy[name] + np.float32(0.7) * wanted[name] for name in wanted}
+        for name in wanted:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 def check_comparison(cases):
