@@ -200,6 +200,8 @@ class TrainingConfig:
     """Budget of one packed forward pass; a larger group is spread over several, its prompt repeated."""
     seed: int = 42
     """Sampling, adapters' first values and their dropout follow from it."""
+    peak_tflops: float | None = None
+    """1e12 operations/s a device can do at best, for perf/mfu; None: NVIDIA GPUs by their name, others log no MFU."""
     logging_steps: int = 1
     """A line of metrics every so many steps, averaged over them."""
     save_steps: int = 100
@@ -306,6 +308,8 @@ def _problems(config: GrpoConfig) -> Iterator[str]:
         if value < 1:
             yield f"{name} {value}: must be at least 1"
     yield from _sync_problems(config)
+    if training.peak_tflops is not None and training.peak_tflops <= 0:
+        yield f"peak_tflops {training.peak_tflops}: must be above 0"
     if objective.dual_clip is not None and objective.dual_clip <= 1:
         yield f"dual_clip {objective.dual_clip}: must be above 1 (3.0 is usual)"
     prompts = training.per_device_train_batch_size * training.gradient_accumulation_steps

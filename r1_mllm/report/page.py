@@ -18,7 +18,7 @@ from . import browser, self_checks, several
 from .charts import legend, line_chart, number, smooth, span_of
 from .comparison import accuracy_table, gallery, shown
 from .pictures import picture
-from .run_files import RunFiles, read_run
+from .run_files import Points, RunFiles, read_run
 
 PANELS = (
     ("Reward", ("reward",)),
@@ -37,6 +37,8 @@ PANELS = (
     ("Seconds by phase", ("time/generate", "time/update", "time/reference", "time/reward", "time/encode")),
     ("Ratio clipped, share of tokens", ("clip_ratio/region_mean",)),
     ("Peak memory, GB", ("memory/peak_gb",)),
+    ("Operations per second and device, 1e12", ("perf/tflops",)),
+    ("Share of peak arithmetic (MFU): steps, updates", ("perf/mfu", "perf/mfu_actor")),
 )
 SMOOTHING = (
     '<p class="choice">Smoothing: '
@@ -170,17 +172,21 @@ def tiles(run: RunFiles) -> str:
 
 def curves(run: RunFiles) -> str:
     """One card per quantity that was logged; the parts of the reward share one."""
-    rewards = run.names("rewards/", "/mean")
-    parts = {name.removeprefix("rewards/").removesuffix("/mean"): run.series(name) for name in rewards}
-    panels = [(title, {name: run.series(name) for name in names}) for title, names in PANELS]
-    panels.insert(1, ("Parts of the reward, unweighted", parts))
-    cards = "".join(
-        _card(title, {name: points for name, points in series.items() if points}) for title, series in panels
-    )
+    cards = "".join(_card(title, series) for title, series in panels(run))
     if not cards:
         return ""
     note = "Faint: each logged step. Strong: moving average over a twentieth of the run. Charts of several: averages."
     return f'{SMOOTHING}<p class="quiet">{note}</p><div class="cards">{cards}</div>'
+
+
+def panels(run: RunFiles) -> list[tuple[str, dict[str, Points]]]:
+    """What was logged, (title, {metric: points}) for each curve; the parts of the reward are one."""
+    rewards = run.names("rewards/", "/mean")
+    parts = {name.removeprefix("rewards/").removesuffix("/mean"): run.series(name) for name in rewards}
+    found = [(title, {name: run.series(name) for name in names}) for title, names in PANELS]
+    found.insert(1, ("Parts of the reward, unweighted", parts))
+    kept = [(title, {name: points for name, points in series.items() if points}) for title, series in found]
+    return [(title, series) for title, series in kept if series]
 
 
 def _card(title: str, series: Mapping[str, Any]) -> str:

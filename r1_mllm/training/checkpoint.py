@@ -41,7 +41,7 @@ WriteWeights = Callable[[Path], None]
 FREE_KEYS = frozenset(
     "output_dir overwrite_output_dir max_bad resume_from_checkpoint logging_dir run_name logging_steps save_steps "
     "async_save save_minutes save_total_limit eval_steps eval_num report_to log_completions stall_timeout "
-    "reward_timeout dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
+    "peak_tflops reward_timeout dataloader_num_workers sharding sharding_parallel_degree tensor_parallel_degree".split()
 )
 """Settings that may change between the parts of one run: they do not touch what is learnt."""
 

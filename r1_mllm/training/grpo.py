@@ -31,6 +31,7 @@ from .step import (
     pack_groups,
 )
 from .tracking import completion_rows
+from .utilisation import Meter
 
 
 def train(config: GrpoConfig) -> None:
@@ -42,6 +43,7 @@ def train(config: GrpoConfig) -> None:
 
 def _train(run: Session, stop: StopRequest) -> None:
     config = run.config
+    meter = Meter.of(run.model, config, run.reference is not None, run.place.world)
     while not run.ended:
         watch, before = Stopwatch(), run.step
         rollout = collect(run, watch)
@@ -58,14 +60,17 @@ def _train(run: Session, stop: StopRequest) -> None:
             add_reference(packs, run.reference, config.rollout.temperature)
         seconds["time/reference"] = watch.lap()
         shared = _describe_rollout(run, rollout)
+        spent = meter.sampling(rollout.sampled) + meter.scoring(rollout.groups)
         for groups, packs in (parts * config.training.num_iterations)[: run.num_steps - run.step]:
             beat("update")
+            work = meter.update(groups)
             update = _update(run, groups, packs)
             seconds["time/update"] = watch.lap()
             if "time/generate" in seconds and (told := run.phases.observe(seconds)):
                 run.tracker.message(f"warning: step {run.step}: {told}")
-            _log(run, shared, update, seconds, watch.total())
-            watch, seconds = Stopwatch(), {}
+            rates = meter.rates(spent + work, work, seconds, watch.total())
+            _log(run, shared | rates, update, seconds, watch.total())
+            watch, seconds, spent = Stopwatch(), {}, 0
         if config.training.log_completions:
             run.tracker.completions(run.step, _of_all_ranks(rollout.sampled))
         after_step(run, before, stop, lambda when: evaluate_accuracy(run, when))

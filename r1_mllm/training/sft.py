@@ -39,6 +39,7 @@ from .session import Session, load_questions, load_within, num_workers, open_ses
 from .signals import StopRequest
 from .status import supervised
 from .step import Stopwatch, Update, back_propagate, poisons, sum_passes
+from .utilisation import Meter
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ def _train(run: Session, stop: StopRequest, evaluate: Callable[[str], None]) -> 
 
 
 def _take_steps(run: Session, ahead: Ahead[Group], stop: StopRequest, evaluate: Callable[[str], None]) -> None:
+    meter = Meter.of(run.model, run.config, False, run.place.world)
     while run.step < run.num_steps:
         watch, before = Stopwatch(), run.step
         _, pairs = run.dropped.take(ahead, run.stream.next())
@@ -151,8 +153,10 @@ def _take_steps(run: Session, ahead: Ahead[Group], stop: StopRequest, evaluate: 
         seconds["time/update"] = watch.lap()
         counted = collectives.sum_scalars(_count(pairs))
         run.num_tokens += int(counted["tokens"])
+        work, total = meter.update(pairs), watch.total()
         values = {"num_tokens": run.num_tokens, "answer_tokens": counted["answers"], **seconds}
-        keep_metrics(run, update, values, int(counted["tokens"]), watch.total())
+        values |= meter.rates(work, work, seconds, total)
+        keep_metrics(run, update, values, int(counted["tokens"]), total)
         after_step(run, before, stop, evaluate)
 
 

@@ -62,9 +62,17 @@ def test_accuracies_stand_beside_their_intervals_and_paired_difference(run_folde
 
 def test_every_logged_quantity_has_a_curve(run_folder):
     text, _ = read(write_report(run_folder))
-    for title in ("Reward", "Parts of the reward", "Completion length", "KL to", "Loss", "Gradient norm"):
+    for title in (
+        "Reward",
+        "Parts of the reward",
+        "Completion length",
+        "KL to",
+        "Loss",
+        "Gradient norm",
+        "Share of peak",
+    ):
         assert f"<h3>{title}" in text
-    assert text.count('class="chart"') == 9
+    assert text.count('class="chart"') == 10 and "<h3>Share of peak arithmetic (MFU)" in text
 
 
 def test_samples_show_true_and_predicted_boxes(run_folder):

@@ -101,7 +101,7 @@ def read_lines(path):
 
 
 def without_times(line):
-    return {key: value for key, value in line.items() if not key.startswith("time/") and key not in TIMES}
+    return {key: value for key, value in line.items() if not key.startswith(("time/", "perf/")) and key not in TIMES}
 
 
 TIMES = ("step_time", "tokens_per_second", "memory/peak_gb")
@@ -123,21 +123,23 @@ def test_a_resumed_run_equals_one_that_never_stopped(configure, tmp_path):
 
 
 def test_a_run_leaves_what_people_look_for(configure, tmp_path):
-    grpo.train(configure(max_steps=2))
+    grpo.train(configure(max_steps=2, peak_tflops=0.5))
     folder = tmp_path / "run"
     line = read_lines(folder / "metrics.jsonl")[-2]
     for name in (
         "loss learning_rate grad_norm reward reward_std frac_reward_zero_std completions/mean_length kl entropy "
         "clip_ratio/low_mean clip_ratio/high_max num_tokens step_time epoch completion_length clip_ratio "
-        "rewards/format rewards/format/mean rewards/format/std completions/clipped_ratio"
+        "rewards/format rewards/format/mean rewards/format/std completions/clipped_ratio "
+        "perf/tflops perf/mfu perf/mfu_actor"
     ).split():
         assert np.isfinite(line[name]), name
+    assert line["perf/mfu"] == pytest.approx(line["perf/tflops"] / 0.5) and line["perf/mfu_actor"] > 0
     assert len(read_lines(folder / "completions.jsonl")) == 2 * 2 * 4
     assert read_lines(folder / "eval.jsonl")[0]["num"] == 5
     for exported in (folder, folder / "final", folder / "checkpoint-2"):
         load_pretrained(exported)
     before = (folder / "metrics.jsonl").read_text()
-    grpo.train(configure(max_steps=2))  # again: everything is done
+    grpo.train(configure(max_steps=2, peak_tflops=0.25))  # again: everything is done
     assert (folder / "metrics.jsonl").read_text() == before
 
 
