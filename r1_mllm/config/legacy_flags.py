@@ -180,8 +180,6 @@ LEGACY = {
     "per_device_eval_batch_size": Legacy("passed over: --rollout_batch_rows bounds what is answered together"),
     "pipeline_parallel_degree": Legacy(_ONE_DEVICE, _ONE),
     "push_to_hub": Legacy("nothing is uploaded", _OFF),
-    "ref_model_mixup_alpha": Legacy("passed over: only `r1-mllm grpo` has a reference model"),
-    "ref_model_sync_steps": Legacy("passed over: only `r1-mllm grpo` has a reference model"),
     "remove_unused_columns": Legacy("passed over: columns that are not needed do no harm"),
     "reward_method": Legacy(
         "--task decides how answers are judged: gui for all_match, open_detection with --detection_reward "
@@ -198,7 +196,6 @@ LEGACY = {
     "skip_memory_metrics": Legacy("passed over"),
     "skip_profile_timer": Legacy("passed over"),
     "steps_per_generation": Legacy("--num_iterations and --mini_batch_size decide how often a rollout is used", _OFF),
-    "sync_ref_model": Legacy("only `r1-mllm grpo` has a reference model", _OFF),
     "test": Legacy("--sample_num takes fewer rows for a trial", _OFF),
     "tf32": Legacy("passed over: Paddle's own setting stays"),
     "top_entropy_quantile": Legacy("every token counts", _OFF | {"1", "1.0"}),

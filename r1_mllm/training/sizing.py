@@ -183,6 +183,9 @@ def _passing(
     if config.rollout.rollout_cache_mb is not None:
         cache = min(cache, config.rollout.rollout_cache_mb << 20)
     yield Row("cache", 2 * cache, "sampling", f"{rows} rows, twice while rows move")
+    if config.lora.use_peft:
+        copied = _merged_size(list(parameters(arch)), config)
+        yield Row("merged weights", copied * width, "sampling", "copies of the weights with their adapters")
     yield Row("sampling logits", rows * text.vocab_size * (2 * FLOAT + width), "sampling", "logits and probabilities")
 
 
@@ -228,10 +231,20 @@ def _size(parameter: Parameter) -> int:
     return product
 
 
+def _merged_size(listed: Sequence[Parameter], config: GrpoConfig) -> int:
+    """Numbers of the decoder's weights that a rollout keeps with the adapters in them."""
+    spec = _spec(config)
+    return sum(
+        _size(parameter)
+        for parameter in listed
+        if parameter.layout == "linear" and parameter.name.startswith("text.")
+        if any(spec.chooses(name.removesuffix(".weight")) for name, _ in parameter.sources)
+    )
+
+
 def _adapter_size(listed: Sequence[Parameter], config: GrpoConfig | SftConfig) -> int:
     """Numbers of the adapters that --use_peft adds."""
-    lora = config.lora
-    spec = AdapterSpec(lora.lora_r, lora.lora_alpha, lora.lora_target_modules, lora.lora_exclude_modules)
+    spec = _spec(config)
     return sum(
         spec.rank * (parameter.shape[0] + shape[0])
         for parameter in listed
@@ -239,3 +252,8 @@ def _adapter_size(listed: Sequence[Parameter], config: GrpoConfig | SftConfig) -
         for name, shape in parameter.sources
         if spec.chooses(name.removesuffix(".weight"))
     )
+
+
+def _spec(config: GrpoConfig | SftConfig) -> AdapterSpec:
+    lora = config.lora
+    return AdapterSpec(lora.lora_r, lora.lora_alpha, lora.lora_target_modules, lora.lora_exclude_modules)

@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from r1_mllm.config import GrpoConfig, LoraConfig, ModelConfig, ObjectiveConfig, SftConfig, ShardingConfig
+from r1_mllm.config.flags import parse
 from r1_mllm.models import lora
 from r1_mllm.models.config import ModelArch
 from r1_mllm.models.head import BLOCK_ELEMENTS
 from r1_mllm.models.qwen_vl import QwenVL
-from r1_mllm.training import sizing
+from r1_mllm.training import sizing, step_time
 from r1_mllm.training.optimizer import AdamW
 
 STATE = ("weights", "masters", "moments", "reference", "gradients")
@@ -91,3 +92,23 @@ def test_constants_are_those_of_the_modules_they_describe():
 def test_no_paddle_is_needed():
     code = "import sys, r1_mllm.training.sizing; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_rollout_keeps_copies_of_the_weights_that_have_adapters():
+    """All of the decoder's linear weights, or of each layer the one that q_proj stands in: 2048 x (2048 + 2 x 256)."""
+    arch = ModelArch.from_dict(sizing.PUBLISHED["Qwen2.5-VL-3B"])
+
+    def merged(**lora):
+        rows = sizing.memory_estimate(arch, GrpoConfig(lora=LoraConfig(use_peft=True, **lora)))
+        return next(row.bytes for row in rows if row.name == "merged weights")
+
+    assert merged() == 2 * step_time.decoder_weights(arch.text)
+    assert merged(lora_target_modules=("q_proj",)) == 2 * 36 * 2048 * (2048 + 2 * 256)
+    assert "merged weights" not in {row.name for row in sizing.memory_estimate(arch, GrpoConfig())}
+
+
+def test_the_recipe_for_one_card_of_24_gb_leaves_a_quarter_of_it_free(request):
+    path = request.config.rootpath / "configs/grpo_rec_3b_lora_24gb.yaml"
+    config = parse(GrpoConfig, ["--config", str(path)], "grpo")
+    arch = ModelArch.from_dict(sizing.PUBLISHED["Qwen2.5-VL-3B"])
+    assert config.lora.use_peft and sizing.total(sizing.memory_estimate(arch, config)) < 18e9
