@@ -128,6 +128,8 @@ def _print_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
 
 
 def _eval(argv: Sequence[str]) -> None:
+    if _only_checked("eval", argv):
+        return
     from .evaluation.command import main as evaluate
 
     evaluate("Evaluate a model on held-out data sets.", argv, prog=f"{PROG} eval")
@@ -197,10 +199,16 @@ def _report(argv: Sequence[str]) -> None:
     parser = _parser("report", "Write a run's page: curves, accuracies before and after, completions; several compare.")
     parser.add_argument("run_dirs", nargs="+", metavar="run_dir", help="output_dir of a run")
     parser.add_argument("--out", default=None, help="HTML file; default: RUN_DIR/report.html; several: comparison.html")
+    parser.add_argument("--png", action="store_true", help="also draw each run's curves as RUN_DIR/curves.png")
     parser.add_argument("--phrases", nargs="+", default=None, help="what counts as checking oneself; default: a list")
     given = parser.parse_args(argv)
     chosen = {} if given.phrases is None else {"phrases": given.phrases}
     print(write_reports(given.run_dirs, given.out, **chosen))
+    if given.png:
+        from .report.plots import write_plots
+
+        for run_dir in given.run_dirs:
+            print(write_plots(run_dir))
 
 
 def _quickstart(argv: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from r1_mllm import cli
+from r1_mllm import cli, runtime
 
 FLAG = re.compile(r"(?:-h, )?--(\w+)(?: .*)?$")
 OF_ANOTHER_FORM = ("curriculum", "curriculum compare")
@@ -66,6 +66,20 @@ def test_no_flag_is_without_a_word(helps):
     assert all("help" in flags for flags in found.values())
     silent = [f"{name} --{flag}" for name, flags in found.items() for flag, words in flags.items() if not words]
     assert not silent
+
+
+def test_a_dry_run_of_any_command_shows_its_settings_and_ends(capsys, monkeypatch):
+    monkeypatch.setattr(runtime, "require_paddle", lambda: pytest.fail("it went on"))
+    for command in (
+        "serve --model_path nowhere --port 9",
+        "quickstart --seed 3",
+        "export --out x --checkpoint nowhere",
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*command.split(), "--dry_run"])
+        name, value = command.split()[-2:]
+        assert ended.value.code == 0
+        assert [name[2:], value, "[flag]"] in [line.split() for line in capsys.readouterr().out.splitlines()[:4]]
 
 
 def test_the_curriculum_explains_its_own_flags(helps):

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ import yaml
 
 from ..runtime import USAGE, Stop
 from .legacy_flags import LEGACY, RENAMED, VALUES, sharding_of
+from .settings import flatten
 
 Config = TypeVar("Config")
 Given = dict[str, list[str]]
@@ -47,9 +48,11 @@ def parse(cls: type[Config], argv: Sequence[str], prog: str, description: str | 
     """Return an instance of the dataclass (its components' fields are flags of the same level).
 
     Wrong input ends the program with one message and exit code 64; `--help` prints every flag and ends with 0.
-    Flags of other programs that mean nothing here say so on stderr.
+    Flags of other programs that mean nothing here say so on stderr.  `--dry_run` prints every setting with its value
+    and where that is from, and ends with 0.
     """
-    kinds = leaf_types(cls)
+    only_shown, argv = take_switch(argv, "dry_run")
+    kinds, typed = leaf_types(cls), argv
     if not {"-h", "--help"} & set(argv):
         given = _with_config_file(split(argv, kinds), kinds)
         if "deepspeed" in given:
@@ -59,11 +62,25 @@ def parse(cls: type[Config], argv: Sequence[str], prog: str, description: str | 
     else:
         argv = ["--help"]
     try:
-        return tyro.cli(cls, prog=prog, description=description, args=argv, config=_MARKERS, use_underscores=True)
+        made = tyro.cli(cls, prog=prog, description=description, args=argv, config=_MARKERS, use_underscores=True)
     except ValueError as error:
         raise Stop(str(error)) from error
     except SystemExit as ended:
         raise SystemExit(USAGE if ended.code else 0) from None
+    if only_shown:
+        print(*described(made, origins(cls, typed)), sep="\n")
+        raise SystemExit(0)
+    return made
+
+
+def described(config: Any, origins: Mapping[str, str]) -> list[str]:
+    """List every setting with its value and where that comes from, those given first."""
+    values = flatten(config)
+    names = sorted(values, key=lambda name: origins.get(name, "default") == "default")
+    width = max(map(len, names))
+    shown = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
+    lines = [f"  {name:{width}} {shown[name]}  [{origins.get(name, 'default')}]" for name in names]
+    return ["settings (value [where it comes from])", *lines]
 
 
 def origins(cls: type, argv: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`r1-mllm data check` and `--dry_run` of grpo, sft and curriculum."""
+"""`r1-mllm data check` and `--dry_run` of grpo, sft, curriculum and eval."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import rewards
-from ..config import DataConfig, GrpoConfig, RewardConfig, SftConfig
+from ..config import DataConfig, EvalConfig, GrpoConfig, RewardConfig, SftConfig
 from ..config import curriculum as curricula
-from ..config.flags import origins, parse
+from ..config.flags import described, origins, parse
 from ..data.mixture import quarantine
+from ..evaluation.command import load_sets, results_path
 from ..models.config import ModelArch
 from ..processing.conversation import lesson, lesson_length
 from ..processing.prompt import Processor
@@ -132,11 +133,33 @@ def dry_run(command: str, argv: Sequence[str]) -> None:
     if command == "curriculum":
         _dry_curriculum(argv)
         return
-    kind = GrpoConfig if command == "grpo" else SftConfig
+    kind = {"grpo": GrpoConfig, "sft": SftConfig, "eval": EvalConfig}[command]
     config = parse(kind, argv, f"r1-mllm {command}")
-    print("settings (value [where it comes from])")
-    _print(plan.settings(config, origins(kind, argv)))
-    _finish(_dry(config, _open_run(config)))
+    _print(described(config, origins(kind, argv)))
+    if isinstance(config, EvalConfig):
+        _dry_evaluation(config)
+    else:
+        _finish(_dry(config, _open_run(config)))
+
+
+def _dry_evaluation(config: EvalConfig) -> None:
+    """Read every data set, find its pictures, and say where results would go."""
+    if config.model_path is None and config.checkpoints is None:
+        raise Stop("--model_path MODEL is missing (or --checkpoints RUN for every checkpoint of a run)")
+    try:
+        found = load_sets(config)
+        load_templates(config.prompt_template)
+    except ValueError as error:
+        raise Stop(str(error), DATA) from error
+    print("\ndata")
+    for one in found:
+        pictures = len({picture for example in one.examples for picture in example.images})
+        print(f"  {one.name}: {len(one.examples)} of {one.num_rows} rows, {pictures} pictures, task {one.task}")
+        if config.model_path is not None:
+            print(f"    results: {results_path(config, one)}")
+    if config.model_path is not None:
+        _open(config.model_path, config.min_pixels, config.max_pixels, config.chat_template)
+    _finish(True)
 
 
 def _dry_curriculum(argv: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What settings come to: where each value is from, batches and steps, memory, one prompt as the model reads it."""
+"""What settings come to: batches and steps, memory, one prompt as the model reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..config import GrpoConfig, SftConfig, flatten
+from ..config import GrpoConfig, SftConfig
 from ..data.stream import Stream
 from ..models.config import ModelArch
 from ..processing.prompt import Processor
@@ -15,18 +15,6 @@ from ..training import sizing, step_time
 from .selftest import written
 
 Config = GrpoConfig | SftConfig
-
-
-def settings(config: Config, origins: Mapping[str, str]) -> list[str]:
-    """List every setting with its value and where that comes from, those given first."""
-    values = flatten(config)
-    names = sorted(values, key=lambda name: origins.get(name, "default") == "default")
-    width = max(map(len, names))
-    return [f"  {name:{width}} {_shown(values[name])}  [{origins.get(name, 'default')}]" for name in names]
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def arithmetic(config: Config, num_examples: int, world: int) -> list[str]:

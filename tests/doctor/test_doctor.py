@@ -11,7 +11,7 @@ from PIL import Image
 
 from r1_mllm import cli, rewards
 from r1_mllm.config import DataConfig, GrpoConfig, RewardConfig
-from r1_mllm.config.flags import origins, parse, take_switch
+from r1_mllm.config.flags import described, origins, parse, take_switch
 from r1_mllm.doctor import plan, scan, selftest
 from r1_mllm.records import Example, View
 from r1_mllm.runtime import DATA, Stop
@@ -131,8 +131,8 @@ def test_each_value_tells_where_it_is_from(tmp_path):
     found = origins(GrpoConfig, argv[:3])
     assert (found["max_steps"], found["num_generations"], found["beta"]) == ("flag", argv[1], "default")
     config = parse(GrpoConfig, argv[:3], "r1-mllm grpo")
-    lines = plan.settings(config, found)
-    assert any(line.split() == ["max_steps", "9", "[flag]"] for line in lines[:2])
+    lines = described(config, found)
+    assert any(line.split() == ["max_steps", "9", "[flag]"] for line in lines[:3])
     assert origins(GrpoConfig, argv)["sharding"] == "flag --deepspeed zero.json"
 
 
@@ -165,6 +165,32 @@ def test_a_dry_run_shows_everything_and_writes_nothing(folder, capsys):
         assert words in out
     assert "| <|im_start|>user" in out and "4 of them visual" in out
     assert not (folder / "out").exists()
+
+
+def test_an_evaluation_is_looked_at_before_it_runs(folder, capsys):
+    rows = write(folder / "test.jsonl", [count("0.png", 1), count("1.png", 2), count("1.png", 3)])
+    argv = [
+        "eval",
+        "--test_datasets",
+        rows,
+        "--task",
+        "counting",
+        "--sample_num",
+        "2",
+        "--logs_dir",
+        str(folder / "out"),
+    ]
+    cli.main([*argv, "--model_path", str(CHECKPOINT), "--dry_run"])
+    out = capsys.readouterr().out
+    assert "test: 2 of 3 rows" in out and "task counting" in out and f"results: {folder / 'out'}" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("  sample_num")] == [
+        ["sample_num", "2", "[flag]"]
+    ]
+    assert not (folder / "out").exists()
+    write(folder / "test.jsonl", [count("gone.png", 1)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*argv, "--model_path", str(CHECKPOINT), "--dry_run"])
+    assert ended.value.code == DATA and "gone.png" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_broken_data_ends_as_the_run_would(folder, capsys):
