@@ -7,18 +7,16 @@ thread each, therefore finish much sooner than one after the other with two thre
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import paddle
 
-from . import kernels
+from . import kernels, mkl
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,9 +44,8 @@ def inside() -> bool:
 def _single_threaded_blas() -> None:
     """Keep this thread's matrix products on this thread; other threads' are left alone."""
     _here.inside = True
-    library = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
-    if library.exists():
-        ctypes.CDLL(str(library)).MKL_Set_Num_Threads_Local(1)
+    if (blas := mkl.library()) is not None:
+        blas.MKL_Set_Num_Threads_Local(1)
 
 
 @functools.cache
