@@ -141,11 +141,6 @@ def adapters(model: QwenVL) -> Iterator[tuple[str, Adapter]]:
                     yield name, layer.adapter.parts[_leaf(name)]
 
 
-def has_adapters(model: QwenVL) -> bool:
-    """Say whether a network has adapters."""
-    return any(layer.adapter is not None for _, layer in fused_modules(model))
-
-
 def spec_of(model: QwenVL) -> AdapterSpec:
     """Give what the network's adapters were made from."""
     return next(layer.adapter.spec for _, layer in fused_modules(model) if layer.adapter is not None)
