@@ -265,12 +265,8 @@ def _draw_row(given, coldness, allowed, uniform, row, sums):
     top = largest(given)
     total, kept = 0.0, 0.0
     for block in range(sums.size):
-        part, allowed_part, first = F4(0.0), F4(0.0), block * IDS
-        scores, powers_here, kept_here = (
-            given[first : first + IDS],
-            row[first : first + IDS],
-            allowed[first : first + IDS],
-        )
+        part, allowed_part, first, end = F4(0.0), F4(0.0), block * IDS, block * IDS + IDS
+        scores, powers_here, kept_here = given[first:end], row[first:end], allowed[first:end]
         for i in range(scores.size):
             power = exp((scores[i] - top) * coldness)
             part += power
