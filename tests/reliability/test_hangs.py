@@ -22,6 +22,7 @@ BUSY = 45
 """Seconds that the end may take after that; 15 are promised, on a machine that does nothing else."""
 
 
+@pytest.fixture(scope="module")
 def storm():
     spec = importlib.util.spec_from_file_location("rankstorm", Path(__file__).with_name("rankstorm.py"))
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +35,7 @@ def storm():
     ("kind", "line"),
     [("loader", "hang_forever"), ("exchange", "hang_forever"), ("reward", "hang_forever"), ("lock", "keep_the_lock")],
 )
-def test_a_rank_that_hangs_ends_all_with_the_stacks_of_all(request, tmp_path, kind, line):
+def test_a_rank_that_hangs_ends_all_with_the_stacks_of_all(request, tmp_path, storm, kind, line):
     rows = write_splits("counting", 8, tmp_path / "scenes", num_test=3, seed=1)[0]
     folder = tmp_path / "run"
     checkpoint = request.config.rootpath / "tests/golden/cases/e2e/checkpoint"
@@ -50,13 +51,13 @@ def test_a_rank_that_hangs_ends_all_with_the_stacks_of_all(request, tmp_path, ki
     )  # fmt: skip
     tree, begun = [], None
     while process.poll() is None:
-        tree = storm().below(process.pid) or tree
+        tree = storm.below(process.pid) or tree
         if begun is None and (tmp_path / "hangs").exists():
             begun = time.monotonic()
         time.sleep(0.1)
     assert process.returncode != 0 and begun is not None
     assert time.monotonic() - begun < STALL + BUSY
-    assert storm().left_behind(tree, process.pid) == []
+    assert storm.left_behind(tree, process.pid) == []
     shared = {number for name in os.listdir("/dev/shm") for number in re.findall(r"\d+", name)}
     assert not shared & {str(number) for number, _ in tree}
     first, second = ((folder / f"stacks/rank00{rank}.txt").read_text() for rank in (0, 1))
