@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Structure = TypeVar("Structure")
 
 
-def _run(block, *args):
+def run_block(block, *args):
+    """Run a block and keep its activations where gradients are asked for."""
     return block(*args)
 
 
@@ -102,7 +103,7 @@ class QwenVL(nn.Layer):
             parameter.stop_gradient = frozen
 
     def _runner(self):
-        return _recomputed if self.recompute and paddle.is_grad_enabled() else _run
+        return _recomputed if self.recompute and paddle.is_grad_enabled() else run_block
 
     def embed_images(
         self, pixels: np.ndarray | paddle.Tensor, grids: np.ndarray, structures: dict | None = None
@@ -126,8 +127,8 @@ class QwenVL(nn.Layer):
             return x
         return paddle.scatter(x, paddle.to_tensor(patch_rows), images.astype(x.dtype))
 
-    def hidden(self, batch: PackedBatch) -> paddle.Tensor:
-        """Final hidden states [T, C] of a pack."""
+    def hidden(self, batch: PackedBatch, wanted: np.ndarray | None = None) -> paddle.Tensor:
+        """Final hidden states of a pack: [T, C], or [S, C] of the tokens wanted [S]."""
         images = None
         if batch.pixels is not None:
             images = self.embed_images(batch.pixels, batch.grids, batch.structures)
@@ -138,27 +139,37 @@ class QwenVL(nn.Layer):
             (self.arch.text, flash, self.dtype),
             lambda: self.text.structure(batch.positions, batch.visible_until, flash),
         )
-        return self.text(x, structure, self._runner())
+        return self.text(x, structure, self._runner(), wanted=wanted)
 
-    def hidden_after(self, batch: PackedBatch, prompts: Sequence[ReadPrompt]) -> paddle.Tensor:
-        """Final hidden states [T, C] of a pack whose prompts were read before, one for each of its groups.
+    def _predicting(self, batch: PackedBatch, prompts: Sequence[ReadPrompt] = ()) -> tuple[paddle.Tensor, np.ndarray]:
+        """The hidden states [S, C] that predict the pack's completion tokens, and where those stand [S]."""
+        predictors, targets = predictor_rows(batch.row)
+        if prompts:
+            states, tokens = self._after(batch, prompts)
+        else:
+            tokens = np.unique(predictors)
+            states = self.hidden(batch, tokens)
+        places = np.zeros([len(batch.row)], np.int64)
+        places[tokens] = np.arange(len(tokens))
+        return paddle.gather(states, paddle.to_tensor(places[predictors])), targets
 
-        Of a prompt's tokens only the last has one, which the reading gave; the others' are zeros.
+    def _after(self, batch: PackedBatch, prompts: Sequence[ReadPrompt]) -> tuple[paddle.Tensor, np.ndarray]:
+        """Final hidden states [S, C] behind prompts that were read before, one for each of the pack's groups.
+
+        Also gives which tokens [S] they are of: each prompt's last, which the reading gave, and all completions'.
         """
         arch = self.arch.text
-        structure = _kept(
+        tables, plain = _kept(
             batch.structures,
             (arch, "after", self.dtype),
             lambda: self.text.structure_after(batch.positions, batch.row),
         )
-        tables, plain = structure
         past = [paddle.concat(layer) for layer in zip(*(prompt.kv for prompt in prompts), strict=True)]
         layout = attention.ContinuedLayout(past, plain, arch.num_attention_heads, arch.head_dim)
         hidden = self.text(self.embed(batch.ids[batch.row >= 0], None, None), (tables, layout), self._runner())
         ends = np.flatnonzero((batch.row[:-1] < 0) & (batch.row[1:] >= 0))
-        rows = paddle.to_tensor(np.concatenate([ends, np.flatnonzero(batch.row >= 0)]))
-        states = paddle.concat([*(prompt.last for prompt in prompts), hidden])
-        return paddle.scatter(paddle.zeros([len(batch.row), states.shape[1]], states.dtype), rows, states)
+        tokens = np.concatenate([ends, np.flatnonzero(batch.row >= 0)])
+        return paddle.concat([*(prompt.last for prompt in prompts), hidden]), tokens
 
     def token_logp(
         self, batch: PackedBatch, temperature: float = 1.0, prompts: Sequence[ReadPrompt] = ()
@@ -167,19 +178,16 @@ class QwenVL(nn.Layer):
 
         prompts: those of the pack's groups, where this model has read them before; they are not read again then.
         """
-        predictors, targets = predictor_rows(batch.row)
-        hidden = self.hidden_after(batch, prompts) if prompts else self.hidden(batch)
-        rows = paddle.gather(hidden, paddle.to_tensor(predictors))
-        logp = head.token_logp(rows, self.text.head_weight, paddle.to_tensor(batch.ids[targets]), temperature)
+        states, targets = self._predicting(batch, prompts)
+        logp = head.token_logp(states, self.text.head_weight, paddle.to_tensor(batch.ids[targets]), temperature)
         return paddle.scatter(paddle.zeros([len(batch.ids)], "float32"), paddle.to_tensor(targets), logp)
 
     @paddle.no_grad()
     def token_logp_and_entropy(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """As `token_logp`, with each token's entropy, as two [T] float32 arrays; no gradients."""
-        predictors, targets = predictor_rows(batch.row)
-        rows = paddle.gather(self.hidden(batch), paddle.to_tensor(predictors))
+        states, targets = self._predicting(batch)
         ids = paddle.to_tensor(batch.ids[targets])
-        parts = head.token_logp_and_entropy(rows, self.text.head_weight, ids, temperature)
+        parts = head.token_logp_and_entropy(states, self.text.head_weight, ids, temperature)
         full = np.zeros([2, len(batch.ids)], np.float32)
         full[:, targets] = [part.numpy() for part in parts]
         return full[0], full[1]

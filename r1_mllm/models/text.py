@@ -35,12 +35,18 @@ class TextAttention(nn.Layer):
         self.qkv = Linear(arch.hidden_size, heads * arch.head_dim, True)
         self.o = Linear(arch.num_attention_heads * arch.head_dim, arch.hidden_size, False)
 
-    def forward(self, x, tables: RotaryTables, layout: attention.TextLayout, residual, keep_kv: list | None):
-        """x, residual [T, C] -> [T, C]; appends keys and values [T, 2*K*D] to keep_kv where that is a list."""
+    def forward(self, x, tables: RotaryTables, layout: attention.TextLayout, residual, keep_kv: list | None, wanted):
+        """x, residual [T, C] -> [T, C], or [S, C] of the tokens wanted [S] int64.
+
+        Appends keys and values [T, 2*K*D] to keep_kv where that is a list.
+        """
         qkv = tables.apply(self.qkv(x))
         if keep_kv is not None:
             keep_kv.append(qkv[:, layout.num_heads * layout.head_dim :])
-        return self.o(attention.attend(qkv, layout), residual)
+        attended = attention.attend(qkv, layout)
+        if wanted is not None:
+            attended, residual = paddle.gather(attended, wanted), paddle.gather(residual, wanted)
+        return self.o(attended, residual)
 
 
 class DecoderLayer(nn.Layer):
@@ -51,9 +57,9 @@ class DecoderLayer(nn.Layer):
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.rms_norm_eps)
         self.mlp = SwiGLU(arch.hidden_size, arch.intermediate_size, False)
 
-    def forward(self, x, tables, layout, keep_kv=None):
-        """x [T, C] -> [T, C]."""
-        x = self.attn(self.input_layernorm(x), tables, layout, x, keep_kv)
+    def forward(self, x, tables, layout, keep_kv=None, wanted=None):
+        """x [T, C] -> [T, C], or [S, C] of the tokens wanted [S] int64."""
+        x = self.attn(self.input_layernorm(x), tables, layout, x, keep_kv, wanted)
         return self.mlp(self.post_attention_layernorm(x), x)
 
 
@@ -95,18 +101,20 @@ class TextModel(nn.Layer):
         tables = RotaryTables(rope_angles(positions[:, row >= 0], arch), (*heads, heads[1]), arch.head_dim**-0.5, dtype)
         return tables, attention.after_prompts(row, *heads, arch.head_dim)
 
-    def forward(self, x, structure: Structure, recompute, keep_kv: list | None = None):
+    def forward(self, x, structure: Structure, run, keep_kv: list | None = None, wanted: np.ndarray | None = None):
         """Run the decoder.
 
         Args:
             x: [T, C] embedded tokens.  structure: of the pack.
-            recompute: a function (block, *args) that runs a block, with or without keeping its activations.
-            keep_kv: a list that receives each layer's keys and values [T, 2*K*D] (then recompute is not used), or None.
+            run: a function (block, *args) that runs a block, with or without keeping its activations.
+            keep_kv: a list that receives each layer's keys and values [T, 2*K*D], or None.
+            wanted: [S] tokens whose states are asked for; None: all.  The last layer computes no others.
 
         Returns:
-            [T, C] after the last norm.
+            [T, C], or [S, C], after the last norm.
         """
         tables, layout = structure
-        for layer in self.layers:
-            x = recompute(layer, x, tables, layout) if keep_kv is None else layer(x, tables, layout, keep_kv)
+        rows = None if wanted is None else paddle.to_tensor(wanted)
+        for i, layer in enumerate(self.layers, start=1):
+            x = run(layer, x, tables, layout, keep_kv, rows if i == len(self.layers) else None)
         return self.norm(x)

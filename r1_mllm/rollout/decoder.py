@@ -21,7 +21,7 @@ from paddle.nn import functional as F
 from ..models import fast_ops, host, kernels, threads
 from ..models.config import TextArch
 from ..models.layers import half_turn
-from ..models.qwen_vl import QwenVL
+from ..models.qwen_vl import QwenVL, run_block
 from ..models.text import DecoderLayer, rope_angles
 from ..records import Prompt
 from .cache import Cache, LayerCache, Prefill
@@ -185,8 +185,8 @@ class Decoder:
         x = self.model.embed(ids, rows, paddle.concat(images) if images else None)
         kv: list[paddle.Tensor] = []
         structure = self.model.text.structure(positions, np.repeat(ends, lengths), self.model.flash)
-        hidden = self.model.text(x, structure, None, kv)
-        return Prefill(kv, ends - lengths, lengths), paddle.gather(hidden, paddle.to_tensor(ends - 1))
+        last = self.model.text(x, structure, run_block, kv, ends - 1)
+        return Prefill(kv, ends - lengths, lengths), last
 
     def _rotary(self, positions: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
         """cos and sin [rows * K * (R + 2), D] at positions [rows]."""

@@ -14,6 +14,7 @@ import paddle
 from ..models import team, threads
 from ..models.attention import ContinuedLayout, next_tokens
 from ..models.layers import RotaryTables
+from ..models.qwen_vl import run_block
 from ..models.reading import Kept, Reading, ReadPrompt
 from ..models.text import rope_angles
 from ..records import Prompt
@@ -115,10 +116,10 @@ def _in_pieces(
         plain = next_tokens(start, end - start, *heads, decoder.arch.head_dim, model.dtype)
         layout = ContinuedLayout(kept, plain, heads[0], decoder.arch.head_dim)
         fresh: list[paddle.Tensor] = []
-        hidden = text(x[start:end], (tables, layout), None, fresh)
+        last = text(x[start:end], (tables, layout), run_block, fresh, np.array([end - start - 1]))
         kept = [paddle.concat(pair) for pair in zip(kept, fresh, strict=True)] if kept else fresh
     length = np.array([len(prompt.ids)])
-    return Prefill(kept, np.zeros([1], np.int64), length), decoder.logits(hidden[-1:])
+    return Prefill(kept, np.zeros([1], np.int64), length), decoder.logits(last)
 
 
 def _plain_tables(decoder: Decoder, positions: np.ndarray) -> RotaryTables:

@@ -309,7 +309,8 @@ def test_a_failing_reward_stops_the_run_and_an_abstaining_one_is_said(configure,
     grpo.train(configure(reward_funcs=(f"{reward}:silent",), max_steps=1, output_dir=str(tmp_path / "b")))
     assert "no reward judged any completion" in capsys.readouterr().err
     line = read_lines(tmp_path / "b" / "metrics.jsonl")[-2]
-    assert (line["completions/not_scored"], line["reward"], line["grad_norm"]) == (8, None, 0)
+    assert (line["completions/not_scored"], line["reward"]) == (8, None)
+    assert line["grad_norm"] < 1e-6  # of the KL term between equal models, by rounding
 
 
 def test_cispo_needs_its_cap(configure):
