@@ -26,7 +26,7 @@ COLUMNS = 64
 @dataclass
 class LayerCache:
     prefix_k: paddle.Tensor
-    """[B*K, D, P]."""
+    """[B*K, D, P]; for steps on a CPU [B*K, P / block, D, block], as they read it (models/tiles.py)."""
     prefix_v: paddle.Tensor
     """[B*K, P, D]."""
     tail_k: paddle.Tensor
@@ -49,6 +49,15 @@ class Prefill:
     """[B] first packed row of each prompt."""
     lengths: np.ndarray
     """[B]."""
+
+
+def _resized(tensor: paddle.Tensor, axis: int, size: int) -> paddle.Tensor:
+    """Cut an axis off at `size`, or fill it up with zeros."""
+    missing = size - tensor.shape[axis]
+    if missing > 0:
+        shape = [missing if i == axis else length for i, length in enumerate(tensor.shape)]
+        return paddle.concat([tensor, paddle.zeros(shape, tensor.dtype)], axis=axis)
+    return paddle.slice(tensor, [axis], [0], [size]) if missing else tensor
 
 
 class Cache:
@@ -133,23 +142,25 @@ class Cache:
         keys, values = [], []
         if kept is not None:
             old = self.layers[i_layer]
-            missing = longest - old.prefix_k.shape[2]
-            key, value = paddle.gather(old.prefix_k, kept), paddle.gather(old.prefix_v, kept)
-            if missing > 0:
-                key = paddle.concat([key, paddle.zeros([*key.shape[:2], missing], key.dtype)], axis=2)
-                value = paddle.concat(
-                    [value, paddle.zeros([value.shape[0], missing, self.head_dim], value.dtype)], axis=1
-                )
-            keys.append(key[:, :, :longest])
-            values.append(value[:, :longest])
+            axis = 2 if self.block == 1 else 1
+            keys.append(_resized(paddle.gather(old.prefix_k, kept), axis, longest // self.block))
+            values.append(_resized(paddle.gather(old.prefix_v, kept), 1, longest))
         if added is not None:
             offsets = np.minimum(np.arange(longest)[None], added.lengths[:, None] - 1)
             rows = paddle.to_tensor((added.starts[:, None] + offsets).reshape(-1))
             shape = [len(added.lengths), longest, 2, self.num_kv_heads, self.head_dim]
             kv = paddle.gather(added.kv[i_layer], rows).reshape(shape)
-            keys.append(kv[:, :, 0].transpose([0, 2, 3, 1]).reshape([-1, self.head_dim, longest]))
+            keys.append(self._turned(kv[:, :, 0]))
             values.append(kv[:, :, 1].transpose([0, 2, 1, 3]).reshape([-1, longest, self.head_dim]))
         return (paddle.concat(keys), paddle.concat(values)) if len(keys) > 1 else (keys[0], values[0])
+
+    def _turned(self, keys: paddle.Tensor) -> paddle.Tensor:
+        """Lay out keys [B, P, K, D] as `LayerCache.prefix_k`."""
+        if self.block == 1:
+            return keys.transpose([0, 2, 3, 1]).reshape([-1, self.head_dim, keys.shape[1]])
+        blocks = keys.shape[1] // self.block
+        keys = keys.reshape([-1, blocks, self.block, self.num_kv_heads, self.head_dim])
+        return keys.transpose([0, 3, 1, 4, 2]).reshape([-1, blocks, self.head_dim, self.block])
 
     def _tail(self, i_layer: int, index: np.ndarray, live: tuple[int, int], columns: int):
         begin, end = live

@@ -216,7 +216,8 @@ class Decoder:
 
     def _steps_of(self, cache: Cache) -> HostStep:
         """The compiled steps of the cache's present rectangle."""
-        if self.host_step is None or self.host_step.generation != cache.generation:
+        known = self.host_step
+        if known is None or known.cache is not cache or known.generation != cache.generation:
             self.host_step = _host_step().HostStep(self, cache)
         return self.host_step
 

@@ -173,7 +173,7 @@ def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, fi
         tail_v = numbers(layer[TAIL_V] + at, (sizes.columns, size))
         _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column)
     whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
-    product(count * repeat, whole, size, q_at, size, prefix_k, sizes.prompt, scores_at, width, 0)
+    packed_product(count * repeat, whole, size, q_at, size, prefix_k, scores_at, width, 0, 0, 1)
     for m in range(count):
         at = 4 * (run * samples + sample + m) * size * sizes.columns
         first, scores = first_columns[sample + m], scores_at + 4 * (m * repeat * width + sizes.prompt)
