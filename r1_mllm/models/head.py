@@ -10,7 +10,7 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from . import host
+from . import host, mkl
 
 BLOCK_ELEMENTS = 1 << 23
 """Logits per block (32 MB in float32); the block before the last gradient is computed anew in the backward pass."""
@@ -63,6 +63,16 @@ def _slope(probs, targets, grad):
     return probs.multiply_(-scale).put_along_axis_(targets, scale, 1, reduce="add")
 
 
+def _with_product(total: paddle.Tensor | None, slope: paddle.Tensor, rows: paddle.Tensor) -> paddle.Tensor:
+    """Add slope [S, V] turned @ rows [S, C] to a total [V, C]; None: nothing yet.  Twice [V, C] is much memory."""
+    if total is None:
+        return paddle.matmul(slope, rows, transpose_x=True)
+    if not host.serves(slope):
+        return total.add_(paddle.matmul(slope, rows, transpose_x=True))
+    mkl.product(mkl.whole(slope), mkl.whole(rows.contiguous()), mkl.whole(total), transpose_x=True, add=True)
+    return total
+
+
 class _TokenLogp(PyLayer):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
@@ -89,8 +99,7 @@ class _TokenLogp(PyLayer):
             slope = _slope(probs, chosen, grad[start:end] * (1.0 / ctx.temperature)).astype(rows.dtype)
             grads_hidden.append(paddle.matmul(slope, weight))
             if wants_weight:
-                part = paddle.matmul(slope, rows, transpose_x=True)
-                grad_weight = part if grad_weight is None else grad_weight.add_(part)
+                grad_weight = _with_product(grad_weight, slope, rows)
         ctx.probs = None
         grad_hidden = paddle.concat(grads_hidden) if len(grads_hidden) > 1 else grads_hidden[0]
         return grad_hidden, grad_weight, None
