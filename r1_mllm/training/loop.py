@@ -13,6 +13,7 @@ from typing import Any
 
 from ..distributed import collectives, heartbeat
 from ..evaluation.evaluate import EvalResult, evaluate, summarise
+from ..report.page import write_report
 from ..runtime import DATA, DISK, NONFINITE, STOPPED, Stop
 from . import durable, faults, metrics, status
 from .memory import peak_gb
@@ -51,10 +52,23 @@ def to_the_end(run: Session, train: Callable[[StopRequest], None], evaluate: Cal
         evaluate("after")
         heartbeat.beat("export")
         run.export()
+        heartbeat.beat("report")
         folder = run.run.output_dir
-        run.tracker.message(f"finished: the model is {folder / 'final'}; what happened: r1-mllm report {folder}")
+        run.tracker.message(f"finished: the model is {folder / 'final'}; what happened: {_page_about(run)}")
     finally:
         run.close()
+
+
+def _page_about(run: Session) -> str:
+    """Write the page about the run and say where it is; when that fails, how to try again: the run is done by then."""
+    folder = run.run.output_dir
+    if run.place.rank:
+        return ""
+    try:
+        return str(write_report(folder))
+    except Exception as error:
+        log.warning("no report was written: %r", error)
+        return f"r1-mllm report {folder}"
 
 
 def take_step(run: Session, update: Update, offenders: Callable[[], Sequence[dict[str, Any]]]) -> None:

@@ -24,7 +24,7 @@ from r1_mllm.models.weights import load_pretrained
 from r1_mllm.objectives import policy
 from r1_mllm.records import Group
 from r1_mllm.runtime import DATA, NONFINITE, REWARDS, USAGE, Stop
-from r1_mllm.training import grpo
+from r1_mllm.training import grpo, loop
 from r1_mllm.training.session import open_session
 from r1_mllm.training.step import accumulate_gradients, assign_advantages, pack_groups, phase_seed
 
@@ -122,6 +122,14 @@ def test_a_resumed_run_equals_one_that_never_stopped(configure, tmp_path):
     assert (resumed / "eval_after.json").is_file()
 
 
+def test_a_page_that_fails_costs_a_warning(configure, tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(loop, "write_report", lambda folder: 1 / 0)
+    grpo.train(configure(max_steps=1))
+    assert "no report was written: ZeroDivisionError" in caplog.text
+    assert f"what happened: r1-mllm report {tmp_path / 'run'}" in capsys.readouterr().err
+    assert (tmp_path / "run" / "final").is_dir()
+
+
 def test_a_run_leaves_what_people_look_for(configure, tmp_path):
     grpo.train(configure(max_steps=2, peak_tflops=0.5))
     folder = tmp_path / "run"
@@ -136,6 +144,7 @@ def test_a_run_leaves_what_people_look_for(configure, tmp_path):
     assert line["perf/mfu"] == pytest.approx(line["perf/tflops"] / 0.5) and line["perf/mfu_actor"] > 0
     assert len(read_lines(folder / "completions.jsonl")) == 2 * 2 * 4
     assert read_lines(folder / "eval.jsonl")[0]["num"] == 5
+    assert "<html" in (folder / "report.html").read_text()
     for exported in (folder, folder / "final", folder / "checkpoint-2"):
         load_pretrained(exported)
     before = (folder / "metrics.jsonl").read_text()
