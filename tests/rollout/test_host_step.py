@@ -75,9 +75,11 @@ def test_both_steps_agree(model, prompts):
     assert np.abs(on_host[3][0] - on_host[4][0]).max() > 0.1  # the steps differ among themselves
 
 
-@pytest.mark.parametrize("team", [1, 3])
-@pytest.mark.parametrize("places", [64, 7])
-def test_many_steps_at_once_draw_what_single_ones_draw(model, prompts, monkeypatch, places, team):
+@pytest.mark.parametrize(
+    ("team", "places"),
+    [(3, 7), pytest.param(1, 64, marks=pytest.mark.slow), pytest.param(3, 64, marks=pytest.mark.slow)],
+)
+def test_many_steps_at_once_draw_what_single_ones_draw(model, prompts, monkeypatch, team, places):
     """Rows stop everywhere; steps end when many have, when the tail is full, when a row is as long as it may be."""
     taken = []
 

@@ -94,7 +94,13 @@ def assert_read_once(model, groups, tokens_per_pack, at_least):
 
 @pytest.mark.parametrize(
     ("num_threads", "rows", "tokens_per_pack", "at_least"),
-    [(1, 64, 4096, 1), (2, 64, 4096, 2), (2, 6, 4096, 2), (2, 64, 70, 1), (3, 64, 110, 1)],
+    [
+        pytest.param(1, 64, 4096, 1, marks=pytest.mark.slow),
+        pytest.param(2, 64, 4096, 2, marks=pytest.mark.slow),
+        (2, 6, 4096, 2),
+        pytest.param(2, 64, 70, 1, marks=pytest.mark.slow),
+        (3, 64, 110, 1),
+    ],
 )
 def test_gradients_are_those_of_reading_again(
     model, processor, prompts, monkeypatch, num_threads, rows, tokens_per_pack, at_least

@@ -287,7 +287,7 @@ def assert_trained(nodes, folder, alone):
     first = wait(nodes[0], folder / "node0")
     told, _ = nodes[1].communicate(timeout=60)
     assert nodes[1].returncode == 0, told[-3000:]
-    assert first["train"] == {"steps": STEPS, "same": True}
+    assert first["train"] == {"steps": STEPS, "same": True, "references": []}
     assert_same_end(folder / "run", alone)
 
 
