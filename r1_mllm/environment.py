@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from .runtime import VERSION, cpu_vendor_and_flags
+from .runtime import VERSION, num_cores, processor
 
 PROG = "r1-mllm env"
 Sections = dict[str, dict[str, str]]
@@ -127,21 +127,16 @@ def _commit() -> str:
 
 
 def _machine() -> dict[str, str]:
-    vendor, flags = cpu_vendor_and_flags()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    fields = processor()
+    name, vendor = fields.get("model name"), fields.get("vendor_id")
+    flags = fields.get("flags", "").split()
     return {
         "system": platform.platform(),
         "C library": " ".join(platform.libc_ver()).strip() or "unknown",
-        "processor": f"{_cpu_name()} ({vendor or platform.machine()})",
+        "processor": f"{name or platform.processor() or 'unknown'} ({vendor or platform.machine()})",
         "instructions": " ".join(name for name in CPU_FLAGS if name in flags) or "unknown",
-        "cores": f"{usable} usable of {os.cpu_count()}",
+        "cores": f"{num_cores()} usable of {os.cpu_count()}",
     }
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.*)$", path.read_text() if path.is_file() else "", re.MULTILINE)
-    return named[1] if named else platform.processor() or "unknown"
 
 
 def _memory() -> dict[str, str]:

@@ -64,16 +64,20 @@ def end_with_parent() -> None:
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def cpu_vendor_and_flags() -> tuple[str, set[str]]:
-    """Read the first processor's vendor and instruction flags; empty where /proc is not there."""
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first processor (vendor_id, model name, flags ...); nothing where it is not."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = file.read().split("\n\n", 1)[0].splitlines()
     except OSError:
-        return "", set()
+        return {}
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    return fields.get("vendor_id", ""), set(fields.get("flags", "").split())
+    return {key.strip(): value.strip() for key, value in fields.items()}
 
 
 def prepare(ranks_per_node: int = 1) -> None:
@@ -84,16 +88,16 @@ def prepare(ranks_per_node: int = 1) -> None:
     Args:
         ranks_per_node: processes that share this machine's cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks_per_node)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // ranks_per_node)))
     os.environ.setdefault("FLAGS_use_stride_kernel", "0")
     # Idle OpenMP threads spin this long, ms: long enough from one product to the next, too short to keep the cores from
     # the threads of a crew and from those that run packs side by side.
     os.environ.setdefault("KMP_BLOCKTIME", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    vendor, flags = cpu_vendor_and_flags()
+    fields = processor()
+    flags = fields.get("flags", "").split()
     # MKL takes its slow generic code path on CPUs other than Intel's unless told which instructions are there.
-    if vendor != "GenuineIntel" and "avx2" in flags:
+    if fields.get("vendor_id") != "GenuineIntel" and "avx2" in flags:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7" if "avx512f" in flags else "5")
     _keep_freed_memory()
     warnings.filterwarnings("ignore", message="No ccache found")

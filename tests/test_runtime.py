@@ -29,7 +29,7 @@ def environment(monkeypatch):
     ],
 )
 def test_the_math_code_path_follows_the_cpus_instructions(environment, vendor, flags, expected):
-    environment.setattr(runtime, "cpu_vendor_and_flags", lambda: (vendor, flags))
+    environment.setattr(runtime, "processor", lambda: {"vendor_id": vendor, "flags": " ".join(flags)})
     runtime.prepare()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
 

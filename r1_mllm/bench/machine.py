@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ..runtime import num_cores, processor
+
 
 def describe() -> dict[str, Any]:
     """Name the processor and count the cores this process may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cpu": name, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    return {"cpu": processor().get("model name", "unknown"), "cores": num_cores()}
 
 
 def num_threads() -> int:
