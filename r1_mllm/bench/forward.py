@@ -14,12 +14,12 @@ import paddle
 
 from ..data.pack import pack
 from ..models import team, threads
+from ..models.operations import pack_operations
 from ..models.qwen_vl import QwenVL
 from ..models.weights import load_pretrained
 from ..processing.prompt import Processor
 from ..records import Completion, Group, PackedBatch
 from . import machine
-from .operations import pack_operations
 from .settings import ForwardBench, messages, read_folder
 
 

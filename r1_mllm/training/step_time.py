@@ -3,7 +3,7 @@
 
     seconds of a phase = operations / (peak rate * share of it reached), or bytes / (bandwidth * share), the larger
 
-Nothing of it was run on a GPU.  What counts the work is exact (test_step_time.py holds it to bench/operations.py); how
+Nothing of it was run on a GPU.  What counts the work is exact (test_step_time.py holds it to models/operations.py); how
 much of the peaks is reached is assumed and stated in `Machine`.  No Paddle.
 
 Shape letters: P prompts of a device's rollout, G completions of a prompt, C completion tokens.

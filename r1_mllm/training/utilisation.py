@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import paddle
 
-from ..bench.operations import vision_operations
 from ..config import GrpoConfig, SftConfig
 from ..distributed import collectives
 from ..models.config import ModelArch, TextArch
+from ..models.operations import vision_operations
 from ..models.qwen_vl import QwenVL
 from ..records import Group, Prompt
 from . import step_time

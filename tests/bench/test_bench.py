@@ -21,7 +21,6 @@ from r1_mllm.bench.data import measure as measure_data
 from r1_mllm.bench.forward import measure as measure_forward
 from r1_mllm.bench.lengths import Ends, LengthEngine
 from r1_mllm.bench.load import measure as measure_load
-from r1_mllm.bench.operations import text_operations, vision_operations
 from r1_mllm.bench.rewards import measure as measure_rewards
 from r1_mllm.bench.rollout import decode_work
 from r1_mllm.bench.rollout import measure as measure_rollout
@@ -39,6 +38,7 @@ from r1_mllm.bench.settings import (
 from r1_mllm.bench.step import APART, PHASES, Trainer, measure, summarise
 from r1_mllm.config import RolloutConfig
 from r1_mllm.data.pack import pack
+from r1_mllm.models.operations import text_operations, vision_operations
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.records import Group

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from r1_mllm import cli
-from r1_mllm.bench import operations, rollout
+from r1_mllm.bench import rollout
 from r1_mllm.config import GrpoConfig, LoraConfig, ObjectiveConfig, RolloutConfig, TrainingConfig
+from r1_mllm.models import operations
 from r1_mllm.models.config import ModelArch
 from r1_mllm.training import sizing, step_time
 from r1_mllm.training.step_time import Machine, Work

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from r1_mllm.bench import operations
 from r1_mllm.data.pack import pack
+from r1_mllm.models import operations
 from r1_mllm.models.config import ModelArch
 from r1_mllm.records import Completion, Example, Group, Prompt
 from r1_mllm.training import sizing, utilisation

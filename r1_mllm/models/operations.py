@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..models.config import ModelArch, TextArch, VisionArch
-from ..models.vision import frame_lengths, window_segments
 from ..records import PackedBatch
+from .config import ModelArch, TextArch, VisionArch
+from .vision import frame_lengths, window_segments
 
 
 def text_operations(arch: TextArch, visible_until: np.ndarray, num_scored: int) -> int:
