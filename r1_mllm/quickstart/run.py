@@ -109,7 +109,9 @@ def run(config: QuickstartConfig) -> Path:
     made = grpo_config(config, recipe, folder, train, test)
     grpo.train(dapo(made) if config.task == "math_boxed" else made)
     clock.tell("GRPO and the evaluations before and after are done")
-    report = write_report(folder)
+    report = folder / "report.html"
+    if not report.is_file():  # training wrote it at its end, unless that failed
+        write_report(folder)
     clock.tell(f"report: {report}")
     print(next_steps(folder, test), flush=True)
     return report
