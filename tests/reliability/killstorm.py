@@ -26,7 +26,6 @@ from typing import IO
 
 from r1_mllm import runtime
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of forked runs too: sums over two threads have other last bits
 runtime.prepare()
 ROOT = Path(__file__).resolve().parents[2]
 REWARD = "def vowels(group):\n    return [sum(c in 'aeiou' for c in d.text) for d in group.completions]\n"
@@ -71,7 +70,7 @@ def start(words: list[str], errors: IO | int = subprocess.PIPE, **environment: s
     """Start a run in a session of its own; errors is where its standard error goes."""
     process = subprocess.Popen(
         words,
-        env=os.environ | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
@@ -273,6 +272,7 @@ def conduct(about: str, storm: Callable[..., dict], problems: Sequence[str], **f
         kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
         parser.add_argument(f"--{name}", **kind)
     given = vars(parser.parse_args())
+    os.environ["OMP_NUM_THREADS"] = "1"  # of forked runs, as of `start`: sums over two threads have other last bits
     with tempfile.TemporaryDirectory() as folder:
         told = storm(**given, root=Path(folder))
     print(", ".join(f"{name} {number}" for name, number in told.items()) + f"; seed {given['seed']}")
