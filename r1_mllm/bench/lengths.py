@@ -16,7 +16,7 @@ from ..config import RolloutConfig
 from ..models.qwen_vl import QwenVL
 from ..records import Completion, Prompt
 from ..rollout.engine import Engine
-from ..rollout.sampling import Draw, Sampler, row_uniforms
+from ..rollout.sampling import MANY, Draw, Sampler, row_uniforms
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ends:
     def before(self, uniforms: np.ndarray, counts: np.ndarray) -> int:
         """Say how many tokens all of these rows, still going, take before one must emit the stop token."""
         known, lengths = self._lengths(uniforms, counts)
-        return int((lengths - 1 - counts)[known].min(initial=1 << 30))
+        return int((lengths - 1 - counts)[known].min(initial=MANY))
 
     def _lengths(self, uniforms: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which places are known rows [B] bool, and those rows' lengths [B]."""

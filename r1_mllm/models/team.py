@@ -70,7 +70,7 @@ def run(
     Returns:
         What function gave for each item, in order.
     """
-    size = min(threads.count(), len(items))
+    size = threads.lanes(len(items))
     if size < 2:
         results = []
         for item in items:

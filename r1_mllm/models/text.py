@@ -86,20 +86,25 @@ class TextModel(nn.Layer):
         """[V, C]; the embedding table itself when the checkpoint ties them."""
         return self.embed_tokens.weight if self.arch.tie_word_embeddings else self.lm_head.weight
 
+    def tables(self, positions: np.ndarray, scaled: bool = True) -> RotaryTables:
+        """Rotary tables of positions [3, T] int64; scaled: queries also get 1/sqrt(D), as plain products expect."""
+        arch = self.arch
+        heads = arch.num_attention_heads, arch.num_key_value_heads, arch.num_key_value_heads
+        scale = arch.head_dim**-0.5 if scaled else 1.0
+        return RotaryTables(rope_angles(positions, arch), heads, scale, self.norm.weight.dtype.name.lower())
+
     def structure(self, positions: np.ndarray, visible_until: np.ndarray, flash: bool) -> Structure:
         """Prepare a pack, positions [3, T] int64 and visible_until [T] int, for all layers."""
         arch, dtype = self.arch, self.norm.weight.dtype.name.lower()
         heads = arch.num_attention_heads, arch.num_key_value_heads
-        scale = 1.0 if flash else arch.head_dim**-0.5  # flash kernels scale queries themselves
-        tables = RotaryTables(rope_angles(positions, arch), (*heads, heads[1]), scale, dtype)
+        tables = self.tables(positions, scaled=not flash)  # flash kernels scale queries themselves
         return tables, attention.TextLayout(visible_until, *heads, arch.head_dim, flash, dtype)
 
     def structure_after(self, positions: np.ndarray, row: np.ndarray) -> tuple[RotaryTables, attention.TiledLayout]:
         """Prepare the completions of a pack, positions [3, T] and row [T], behind prompts that were read before."""
-        arch, dtype = self.arch, self.norm.weight.dtype.name.lower()
-        heads = arch.num_attention_heads, arch.num_key_value_heads
-        tables = RotaryTables(rope_angles(positions[:, row >= 0], arch), (*heads, heads[1]), arch.head_dim**-0.5, dtype)
-        return tables, attention.after_prompts(row, *heads, arch.head_dim)
+        arch = self.arch
+        layout = attention.after_prompts(row, arch.num_attention_heads, arch.num_key_value_heads, arch.head_dim)
+        return self.tables(positions[:, row >= 0]), layout
 
     def forward(self, x, structure: Structure, run, keep_kv: list | None = None, wanted: np.ndarray | None = None):
         """Run the decoder.

@@ -41,6 +41,11 @@ def inside() -> bool:
     return getattr(_here, "inside", False)
 
 
+def lanes(num_items: int) -> int:
+    """How many of these pieces of work run at a time when started here: 1 on a thread of `run`."""
+    return 1 if inside() else max(1, min(count(), num_items))
+
+
 def _single_threaded_blas() -> None:
     """Keep this thread's matrix products on this thread; other threads' are left alone."""
     _here.inside = True
@@ -57,8 +62,7 @@ def run(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resul
     """Apply function to every item, several at a time, or one after another on a thread of `run`; results in order,
     the first error raised.
     """
-    size = count()
-    if size == 1 or len(items) < 2 or inside():
+    if lanes(len(items)) < 2:
         return [function(item) for item in items]
     with_grad = paddle.is_grad_enabled()
 
@@ -66,4 +70,4 @@ def run(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resul
         with paddle.set_grad_enabled(with_grad):  # Paddle's switch is per thread
             return function(item)
 
-    return list(_pool(size).map(work, items))
+    return list(_pool(count()).map(work, items))

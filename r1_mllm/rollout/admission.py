@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..models.config import TextArch
 from ..runtime import Stop
-from .cache import COLUMNS
+from .cache import COLUMNS, padded
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -39,15 +39,12 @@ class CacheBudget:
     @property
     def columns(self) -> int:
         """Places a row's tail grows to."""
-        return -(-self.length // COLUMNS) * COLUMNS
+        return padded(self.length, COLUMNS)
 
     def needed(self, prompt_lengths: Sequence[int], samples: int) -> int:
         """Bytes of groups with these prompts and `samples` rows each once their rows are as long as they may become."""
-        prompt = self._padded(max(prompt_lengths, default=0))
+        prompt = padded(max(prompt_lengths, default=0), self.block)
         return len(prompt_lengths) * (prompt + samples * self.columns) * self.token_bytes
-
-    def _padded(self, prompt_length: int) -> int:
-        return -(-prompt_length // self.block) * self.block
 
     def fits(self, prompt_lengths: Sequence[int], samples: int) -> bool:
         """Say whether such groups may be decoded together."""
@@ -57,7 +54,7 @@ class CacheBudget:
         """How many of the `wanted` rows of one prompt may be decoded together; none is an error that says what is."""
         if self.limit is None:
             return wanted
-        rows = (self.limit // self.token_bytes - self._padded(prompt_length)) // self.columns
+        rows = (self.limit // self.token_bytes - padded(prompt_length, self.block)) // self.columns
         if rows < 1:
             least = -(-self.needed([prompt_length], 1) // 2**20)
             raise Stop(

@@ -51,6 +51,11 @@ class Prefill:
     """[B]."""
 
 
+def padded(length: int, multiple: int) -> int:
+    """The least multiple that has room for a length."""
+    return -(-length // multiple) * multiple
+
+
 def _resized(tensor: paddle.Tensor, axis: int, size: int) -> paddle.Tensor:
     """Cut an axis off at `size`, or fill it up with zeros."""
     missing = size - tensor.shape[axis]
@@ -115,7 +120,7 @@ class Cache:
         columns = (used // COLUMNS + 1) * COLUMNS
         added_lengths = added.lengths if added is not None else np.zeros([0], np.int64)
         self.prompt_lengths = np.concatenate([self.prompt_lengths[groups], added_lengths])
-        longest = -(-int(self.prompt_lengths.max()) // self.block) * self.block
+        longest = padded(int(self.prompt_lengths.max()), self.block)
         tail_index = self._tail_index(sources, old_samples)
         prefix_index = None
         if len(groups):

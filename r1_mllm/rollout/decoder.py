@@ -147,9 +147,7 @@ class Decoder:
                 which[-1].append(number.setdefault(_image_key(*image), len(number)))
                 if len(number) > len(unique):
                     unique.append(image)
-        lanes = np.array_split(
-            np.arange(len(unique)), 1 if threads.inside() else min(threads.count(), max(1, len(unique)))
-        )
+        lanes = np.array_split(np.arange(len(unique)), threads.lanes(len(unique)))
         found = threads.run(lambda lane: self._embed([unique[i] for i in lane]), [lane for lane in lanes if len(lane)])
         tokens = [tensor for part in found for tensor in part]
         return [paddle.concat([tokens[i] for i in members]) if members else None for members in which]

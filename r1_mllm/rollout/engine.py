@@ -7,7 +7,7 @@ Shape letters: B groups (a group is a distinct prompt), S samples per group, V v
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,15 @@ class Row:
     stopped: bool = False
     """By a stop token."""
     done: bool = False
+    limit: int = 1
+    """Tokens at most."""
+
+    def take(self, token: int, logp: float, stop_ids: Collection[int]) -> None:
+        """Append a token to a row that is going."""
+        self.ids.append(token)
+        self.logprobs.append(logp)
+        self.stopped = token in stop_ids
+        self.done = self.stopped or len(self.ids) >= self.limit
 
 
 @dataclass
@@ -69,7 +78,7 @@ def _jobs(prompts: Sequence[Prompt], n: int, seed: int, length: int) -> tuple[li
     jobs: dict[tuple, Job] = {}
     per_prompt = []
     for i, prompt in enumerate(prompts):
-        rows = [Row(i, row_uniforms(seed, i, sample, length)) for sample in range(n)]
+        rows = [Row(i, row_uniforms(seed, i, sample, length), limit=length) for sample in range(n)]
         pixels = b"" if prompt.pixels is None else prompt.pixels.tobytes()
         key = (prompt.ids.tobytes(), pixels)
         jobs.setdefault(key, Job(prompt, [])).rows.extend(rows)
@@ -243,7 +252,7 @@ class Run:
         found = read(
             self.decoder, [job.prompt for job in jobs], self.config.prefill_tokens, kept if self.keeps else None
         )
-        for job, reading in zip(jobs, kept if self.keeps else [], strict=self.keeps):
+        for job, reading in zip(jobs, kept, strict=self.keeps):
             job.kept = reading
         return found
 
@@ -286,7 +295,7 @@ class Run:
         for i, row in enumerate(rows):
             if row is not None and not row.done:
                 given = row.uniforms[len(row.ids) : len(row.ids) + most]
-                uniforms[i, : len(given)], left[i] = given, self.length - len(row.ids)
+                uniforms[i, : len(given)], left[i] = given, row.limit - len(row.ids)
         least = min(int((1 - DEAD_SHARE) * len(rows)), num_going - 1)
         ends = Ends(self._stops, left, least)
         drawn = self.decoder.steps(ids, positions, self.cache, self.sampler, np.ascontiguousarray(uniforms.T), ends)
@@ -294,14 +303,7 @@ class Run:
             for token, logp in zip(tokens, logps, strict=True):
                 if row is None or row.done:
                     break
-                self._take(row, token, logp)
-
-    def _take(self, row: Row, token: int, logp: float) -> None:
-        """Append a token to a row that is going."""
-        row.ids.append(token)
-        row.logprobs.append(logp)
-        row.stopped = token in self.stop_ids
-        row.done = row.stopped or len(row.ids) >= self.length
+                row.take(token, logp, self.stop_ids)
 
     def _newest(self) -> tuple[list[Row | None], np.ndarray, np.ndarray]:
         """All places' rows, their newest tokens and those's positions."""
@@ -327,4 +329,4 @@ class Run:
         draw: Draw = self.sampler.choose(logits, uniforms, seen, lengths)
         for row, alive, token, logp in zip(rows, going, draw.ids.tolist(), draw.logprobs.tolist(), strict=True):
             if alive:
-                self._take(row, token, logp)
+                row.take(token, logp, self.stop_ids)

@@ -42,8 +42,6 @@ class Sampling:
 class LiveRow(Row):
     """A completion in the making with its own settings."""
 
-    limit: int = 1
-    """Tokens at most."""
     sampling: Sampling = field(default_factory=Sampling)
     num_top: int | None = None
     """Alternatives to note beside each token's log-probability; None: note nothing."""
@@ -154,10 +152,7 @@ class Live(Run):
         for i, (row, token, logp) in enumerate(zip(rows, draw.ids.tolist(), draw.logprobs.tolist(), strict=True)):
             if row.num_top is not None:
                 _note(row, logits[i].astype("float32").numpy(), token)
-            row.ids.append(token)
-            row.logprobs.append(logp)
-            row.stopped = token in self.stop_ids
-            row.done = row.stopped or len(row.ids) >= row.limit
+            row.take(token, logp, self.stop_ids)
 
 
 def _note(row: LiveRow, logits: np.ndarray, token: int) -> None:

@@ -13,10 +13,8 @@ import paddle
 
 from ..models import team, threads
 from ..models.attention import ContinuedLayout, next_tokens
-from ..models.layers import RotaryTables
 from ..models.qwen_vl import run_block
 from ..models.reading import Kept, Reading, ReadPrompt
-from ..models.text import rope_angles
 from ..records import Prompt
 from .cache import Prefill
 from .decoder import Decoder
@@ -55,7 +53,7 @@ def _read_and_keep(
 ) -> tuple[Prefill, paddle.Tensor]:
     """As `read`, with the graphs; each pass with its pictures on a model of the team, whose thread goes back later."""
     passes = _passes_side_by_side([len(prompt.ids) for prompt in prompts], most)
-    models = team.members(decoder.model, min(threads.count(), len(passes)))
+    models = team.members(decoder.model, threads.lanes(len(passes)))
 
     def run(number: int) -> tuple[Prefill, paddle.Tensor, Reading]:
         member, own = models[number % len(models)], [prompts[i] for i in passes[number]]
@@ -111,7 +109,7 @@ def _in_pieces(
     kept: list[paddle.Tensor] = []
     for start in range(0, len(prompt.ids), most):
         end = min(start + most, len(prompt.ids))
-        tables = _plain_tables(decoder, prompt.positions[:, start:end])
+        tables = text.tables(prompt.positions[:, start:end])
         heads = decoder.arch.num_attention_heads, decoder.arch.num_key_value_heads
         plain = next_tokens(start, end - start, *heads, decoder.arch.head_dim, model.dtype)
         layout = ContinuedLayout(kept, plain, heads[0], decoder.arch.head_dim)
@@ -120,10 +118,3 @@ def _in_pieces(
         kept = [paddle.concat(pair) for pair in zip(kept, fresh, strict=True)] if kept else fresh
     length = np.array([len(prompt.ids)])
     return Prefill(kept, np.zeros([1], np.int64), length), decoder.logits(last)
-
-
-def _plain_tables(decoder: Decoder, positions: np.ndarray) -> RotaryTables:
-    """Tables for positions [3, T] whose queries carry the softmax scale, as plain products expect."""
-    arch = decoder.arch
-    heads = arch.num_attention_heads, arch.num_key_value_heads, arch.num_key_value_heads
-    return RotaryTables(rope_angles(positions, arch), heads, arch.head_dim**-0.5, decoder.model.dtype)
