@@ -30,6 +30,21 @@ def logging_as_before():
     logger.setLevel(level)
 
 
+@pytest.fixture(scope="session")
+def ask():
+    """Encode questions for the end-to-end golden checkpoint: ask(text, *files of its pictures) -> Prompt."""
+    from r1_mllm.processing.prompt import Processor
+
+    folder = DEFAULT_ROOT / "e2e"
+    processor = Processor.from_pretrained(folder / "checkpoint")
+
+    def encode(text, *images):
+        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": text}]
+        return processor.encode([{"role": "user", "content": content}], [str(folder / "images" / i) for i in images])
+
+    return encode
+
+
 class Service:
     """Replies by a function of (number of the request, its body); keeps what it was asked."""
 

@@ -15,7 +15,6 @@ if not host.is_there():
 from r1_mllm.config import RolloutConfig
 from r1_mllm.models import crew, tiles
 from r1_mllm.models.weights import load_pretrained
-from r1_mllm.processing.prompt import Processor
 from r1_mllm.rollout import host_step
 from r1_mllm.rollout.decoder import Decoder
 from r1_mllm.rollout.engine import Engine
@@ -29,13 +28,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def prompts():
-    processor = Processor.from_pretrained(FOLDER / "checkpoint")
-
-    def ask(text, *images):
-        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": text}]
-        return processor.encode([{"role": "user", "content": content}], [str(FOLDER / "images" / i) for i in images])
-
+def prompts(ask):
     return [ask("How many?", "a.png"), ask("Which one is brighter, please?", "b.jpg"), ask("Why?")]
 
 

@@ -35,11 +35,7 @@ def processor():
 
 
 @pytest.fixture(scope="module")
-def prompts(processor):
-    def ask(text, *images):
-        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": text}]
-        return processor.encode([{"role": "user", "content": content}], [str(FOLDER / "images" / i) for i in images])
-
+def prompts(ask):
     pictured = ask("How many?", "a.png")
     return [pictured, ask("Which one is brighter, please?", "b.jpg", "c.png"), ask("Why?"), replace(pictured)]
 
