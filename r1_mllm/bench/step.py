@@ -14,6 +14,7 @@ import paddle
 
 from .. import rewards
 from ..config import GrpoConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, RolloutConfig, TrainingConfig
+from ..models import threads
 from ..models.qwen_vl import QwenVL
 from ..models.reading import ReadPrompt
 from ..processing.prompt import Processor
@@ -177,7 +178,7 @@ class Trainer:
         size = config.training.per_device_train_batch_size
         examples = [self.examples[(step * size + i) % len(self.examples)] for i in range(size)]
         with watch.phase("preprocess"):
-            prompts = [self.processor.encode(messages(example), example.images) for example in examples]
+            prompts = threads.run(lambda one: self.processor.encode(messages(one), one.images), examples)
         with watch.phase("generate"):
             seed = phase_seed(config.training.seed, step, "rollout", 0)
             groups = sample(self.engine, examples, prompts, config, seed)

@@ -206,20 +206,45 @@ def next_tokens(before: int, num_tokens: int, num_heads: int, num_kv_heads: int,
     return DenseLayout(rectangles, num_tokens, num_heads, head_dim, dtype)
 
 
-def after_prompts(row: np.ndarray, num_heads: int, num_kv_heads: int, head_dim: int) -> TiledLayout:
-    """The completions of a pack (row [T] as in PackedBatch), behind its prompts that stand together before them."""
+@dataclass(frozen=True)
+class GroupLengths:
+    """How many tokens a group has: its prompt, then each of its completions."""
+
+    prompt: int
+    completions: Sequence[int]
+
+
+def group_lengths(row: np.ndarray) -> list[GroupLengths]:
+    """Read the groups of a pack out of row [T] as in PackedBatch."""
     starts = np.flatnonzero((row < 0) & (np.concatenate([[0], row[:-1]]) >= 0))
-    borders = [*starts[1:], len(row)]
-    num_prompt = int((row < 0).sum())
-    families, prompts, rest = [], 0, num_prompt
-    for start, end in zip(starts, borders, strict=True):
-        _, lengths = np.unique(row[start:end], return_counts=True)  # the prompt's -1 comes first
-        length, total = int(lengths[0]), int(lengths[1:].sum())
-        tokens = np.concatenate([np.arange(prompts, prompts + length), np.arange(rest, rest + total)])
-        ends = np.cumsum(lengths).tolist()
-        families.append((tokens, [Part(a, b, length, True) for a, b in itertools.pairwise(ends)]))
-        prompts, rest = prompts + length, rest + total
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(row)], strict=True):
+        lengths = np.unique(row[start:end], return_counts=True)[1].tolist()  # the prompt's -1 comes first
+        found.append(GroupLengths(lengths[0], lengths[1:]))
+    return found
+
+
+def after_prompts(
+    groups: Sequence[GroupLengths], places: np.ndarray, num_heads: int, num_kv_heads: int, head_dim: int
+) -> TiledLayout:
+    """The completions of groups behind all prompts; places [tokens]: where among completions each token stands."""
+    num_prompt = sum(group.prompt for group in groups)
+    families, prompts, taken = [], 0, 0
+    for group in groups:
+        total = sum(group.completions)
+        own = num_prompt + places[taken : taken + total]
+        tokens = np.concatenate([np.arange(prompts, prompts + group.prompt), own])
+        borders = np.cumsum([group.prompt, *group.completions]).tolist()
+        parts = [Part(a, b, group.prompt, True) for a, b in itertools.pairwise(borders) if b > a]
+        families.append((tokens, parts))
+        prompts, taken = prompts + group.prompt, taken + total
     return TiledLayout(families, num_heads, num_kv_heads, head_dim, skip=num_prompt)
+
+
+def behind(kv: paddle.Tensor, qkv: paddle.Tensor) -> paddle.Tensor:
+    """Put keys and values [P, 2*K*D], with queries of 0, before fused rows qkv [T, A*D]."""
+    no_queries = paddle.zeros([kv.shape[0], qkv.shape[1] - kv.shape[1]], kv.dtype)
+    return paddle.concat([paddle.concat([no_queries, kv], axis=1), qkv])
 
 
 class ContinuedLayout:
@@ -235,10 +260,7 @@ class ContinuedLayout:
     def attend(self, qkv: paddle.Tensor) -> paddle.Tensor:
         """qkv [T, (H + 2K) * D] of the tokens, queries carrying 1/sqrt(D) -> [T, H * D]."""
         kv = next(self.past, None)
-        if kv is not None:
-            no_queries = paddle.zeros([kv.shape[0], self.num_heads * self.head_dim], kv.dtype)
-            qkv = paddle.concat([paddle.concat([no_queries, kv], axis=1), qkv])
-        return self.plain.attend(qkv)
+        return self.plain.attend(qkv if kv is None else behind(kv, qkv))
 
 
 def flashmask_columns(visible_until: np.ndarray) -> np.ndarray:

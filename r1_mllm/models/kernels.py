@@ -23,9 +23,17 @@ def on_cpu() -> bool:
     return paddle.get_device() == "cpu"
 
 
-def _column_sums(x: paddle.Tensor) -> paddle.Tensor:
+def column_sums(x: paddle.Tensor) -> paddle.Tensor:
     """Sum x [T, N] over its rows, [N]; a product with a row of ones is ten times faster than a reduction."""
     return paddle.matmul(paddle.ones([1, x.shape[0]], x.dtype), x).reshape([-1])
+
+
+def linear_gradient(
+    x: paddle.Tensor, weight: paddle.Tensor, grad: paddle.Tensor, wants_x: bool = True
+) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
+    """Gradients of x [T, C] and weight [C, N] from that of x @ weight; a frozen weight has none."""
+    grad_x = paddle.matmul(grad, weight, transpose_y=True) if wants_x else None
+    return grad_x, None if weight.stop_gradient else paddle.matmul(x, grad, transpose_x=True)
 
 
 class _BiasLinear(PyLayer):
@@ -37,10 +45,8 @@ class _BiasLinear(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
-        grad_x = None if x.stop_gradient else paddle.matmul(grad, weight, transpose_y=True)
-        if weight.stop_gradient:
-            return grad_x, None, None
-        return grad_x, paddle.matmul(x, grad, transpose_x=True), _column_sums(grad)
+        grad_x, grad_weight = linear_gradient(x, weight, grad, not x.stop_gradient)
+        return grad_x, grad_weight, None if grad_weight is None else column_sums(grad)
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
@@ -68,6 +74,15 @@ def _rms_norm_looped(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> pad
     return out
 
 
+def rms_norm_gradient(
+    x: paddle.Tensor, weight: paddle.Tensor, eps: float, grad: paddle.Tensor
+) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+    """Gradients of x [T, C] and weight [C] from that of `rms_norm`, for tensors that `host` serves."""
+    grad_x, grad_weight = paddle.empty_like(x), paddle.empty_like(weight)
+    host.loops().rms_norm_gradient(*host.arrays(x, weight, grad), eps, *host.arrays(grad_x, grad_weight))
+    return grad_x, None if weight.stop_gradient else grad_weight
+
+
 class _RMSNorm(PyLayer):
     """For tensors that `host` serves."""
 
@@ -80,9 +95,8 @@ class _RMSNorm(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
-        grad_x, grad_weight = paddle.empty_like(x), paddle.empty_like(weight)
-        host.loops().rms_norm_gradient(*host.arrays(x, weight, grad), ctx.eps, *host.arrays(grad_x, grad_weight))
-        return None if x.stop_gradient else grad_x, None if weight.stop_gradient else grad_weight
+        grad_x, grad_weight = rms_norm_gradient(x, weight, ctx.eps, grad)
+        return None if x.stop_gradient else grad_x, grad_weight
 
 
 def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
@@ -123,27 +137,33 @@ class _GatedMLP(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         x, gate_up, down, gate, up = ctx.saved_tensor()
-        width = down.shape[0]
-        grad_gate = paddle.matmul(grad, down, transpose_y=True)  # of the product first
-        grad_up, hidden = paddle.empty_like(up), paddle.empty_like(up)
-        host.loops().silu_times_gradient(*host.arrays(gate, up, grad_gate, grad_up, hidden))
-        halves = [(grad_gate, mkl.Window(gate_up, 0, width)), (grad_up, mkl.Window(gate_up, width, width))]
-        grad_x = None
-        if not x.stop_gradient:
-            grad_x = paddle.empty_like(x)
-            for i, (half, weight) in enumerate(halves):
-                mkl.product(mkl.whole(half), weight, mkl.whole(grad_x), transpose_y=True, add=i > 0)
-        grad_residual = grad if ctx.residual_trains else None
-        if gate_up.stop_gradient:
-            return (grad_x, None, None, grad_residual) + (None,) * ctx.has_bias
-        grad_weight = paddle.empty_like(gate_up)
-        for half, weight in halves:
-            window = mkl.Window(grad_weight, weight.first, width)
-            mkl.product(mkl.whole(x), mkl.whole(half), window, transpose_x=True)
-        grads = grad_x, grad_weight, paddle.matmul(hidden, grad, transpose_x=True), grad_residual
-        if not ctx.has_bias:
-            return grads
-        return *grads, paddle.concat([_column_sums(grad_gate), _column_sums(grad_up)])
+        grads = gated_mlp_gradient(x, gate_up, down, gate, up, grad, ctx.has_bias, not x.stop_gradient)
+        return *grads[:3], grad if ctx.residual_trains else None, *grads[3:]
+
+
+def gated_mlp_gradient(x, gate_up, down, gate, up, grad, has_bias: bool = False, wants_x: bool = True) -> tuple:
+    """Gradients of x, gate_up, down and, where there is one, the bias, from that of `gated_mlp`, grad [T, C].
+
+    gate, up [T, I]: x @ gate_up + bias.  For tensors that `host` serves; frozen weights have none.
+    """
+    width = down.shape[0]
+    grad_gate = paddle.matmul(grad, down, transpose_y=True)  # of the product first
+    grad_up, hidden = paddle.empty_like(up), paddle.empty_like(up)
+    host.loops().silu_times_gradient(*host.arrays(gate, up, grad_gate, grad_up, hidden))
+    halves = [(grad_gate, mkl.Window(gate_up, 0, width)), (grad_up, mkl.Window(gate_up, width, width))]
+    grad_x = None
+    if wants_x:
+        grad_x = paddle.empty_like(x)
+        for i, (half, weight) in enumerate(halves):
+            mkl.product(mkl.whole(half), weight, mkl.whole(grad_x), transpose_y=True, add=i > 0)
+    if gate_up.stop_gradient:
+        return (grad_x, None, None) + (None,) * has_bias
+    grad_weight = paddle.empty_like(gate_up)
+    for half, weight in halves:
+        window = mkl.Window(grad_weight, weight.first, width)
+        mkl.product(mkl.whole(x), mkl.whole(half), window, transpose_x=True)
+    grads = grad_x, grad_weight, paddle.matmul(hidden, grad, transpose_x=True)
+    return (*grads, paddle.concat([column_sums(grad_gate), column_sums(grad_up)])) if has_bias else grads
 
 
 def _silu_times(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:

@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_block
 
 from ..records import PackedBatch
-from . import attention, head, tiled_attention
+from . import attention, head, tiled_attention, trace
 from .config import ModelArch
 from .text import TextModel
 from .vision import VisionTower
@@ -156,20 +156,24 @@ class QwenVL(nn.Layer):
     def _after(self, batch: PackedBatch, prompts: Sequence[ReadPrompt]) -> tuple[paddle.Tensor, np.ndarray]:
         """Final hidden states [S, C] behind prompts that were read before, one for each of the pack's groups.
 
-        Also gives which tokens [S] they are of: each prompt's last, which the reading gave, and all completions'.
+        Also gives which tokens [S] they are of: each prompt's last, which the reading gave, and the completions' that
+        predict; where decode steps left their states (trace.py), nothing is computed.
         """
-        arch = self.arch.text
-        tables, plain = _kept(
-            batch.structures,
-            (arch, "after", self.dtype),
-            lambda: self.text.structure_after(batch.positions, batch.row),
-        )
+        groups = attention.group_lengths(batch.row)
         past = [paddle.concat(layer) for layer in zip(*(prompt.kv for prompt in prompts), strict=True)]
-        layout = attention.ContinuedLayout(past, plain, arch.num_attention_heads, arch.head_dim)
-        hidden = self.text(self.embed(batch.ids[batch.row >= 0], None, None), (tables, layout), self._runner())
+        traces = [prompt.trace for prompt in prompts]
+        if trace.usable(traces, groups):
+            known = trace.Recalled(traces, groups)
+            tokens = known.tokens
+            structure = self.text.structure_after(batch.positions[:, tokens], known.groups, known.places)
+            hidden = known.run(self.text, self.embed(batch.ids[tokens], None, None), past, *structure)
+        else:
+            tokens = np.flatnonzero(batch.row >= 0)
+            tables, plain = self.text.structure_after(batch.positions[:, tokens], groups)
+            layout = attention.ContinuedLayout(past, plain, self.arch.text.num_attention_heads, self.arch.text.head_dim)
+            hidden = self.text(self.embed(batch.ids[tokens], None, None), (tables, layout), self._runner())
         ends = np.flatnonzero((batch.row[:-1] < 0) & (batch.row[1:] >= 0))
-        tokens = np.concatenate([ends, np.flatnonzero(batch.row >= 0)])
-        return paddle.concat([*(prompt.last for prompt in prompts), hidden]), tokens
+        return paddle.concat([*(prompt.last for prompt in prompts), hidden]), np.concatenate([ends, tokens])
 
     def token_logp(
         self, batch: PackedBatch, temperature: float = 1.0, prompts: Sequence[ReadPrompt] = ()

@@ -17,6 +17,7 @@ import paddle
 
 from . import team, threads
 from .qwen_vl import QwenVL
+from .trace import Trace
 
 
 @dataclass
@@ -27,6 +28,8 @@ class ReadPrompt:
     """Per layer, keys and values after rotary [P, 2*K*D]."""
     last: paddle.Tensor
     """[1, C] normed state of the last token: it predicts the first one of every completion."""
+    trace: Trace | None = None
+    """What sampling its completions left behind, if it did."""
 
     @property
     def tensors(self) -> list[paddle.Tensor]:
@@ -36,7 +39,7 @@ class ReadPrompt:
     def leaves(self) -> ReadPrompt:
         """The same numbers in the same memory, at the root of another graph."""
         *kv, last = (_leaf(tensor) for tensor in self.tensors)
-        return ReadPrompt(kv, last)
+        return ReadPrompt(kv, last, self.trace)
 
 
 def _leaf(tensor: paddle.Tensor) -> paddle.Tensor:

@@ -7,6 +7,8 @@ size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -100,11 +102,19 @@ class TextModel(nn.Layer):
         tables = self.tables(positions, scaled=not flash)  # flash kernels scale queries themselves
         return tables, attention.TextLayout(visible_until, *heads, arch.head_dim, flash, dtype)
 
-    def structure_after(self, positions: np.ndarray, row: np.ndarray) -> tuple[RotaryTables, attention.TiledLayout]:
-        """Prepare the completions of a pack, positions [3, T] and row [T], behind prompts that were read before."""
-        arch = self.arch
-        layout = attention.after_prompts(row, arch.num_attention_heads, arch.num_key_value_heads, arch.head_dim)
-        return self.tables(positions[:, row >= 0]), layout
+    def structure_after(
+        self, positions: np.ndarray, groups: Sequence[attention.GroupLengths], places: np.ndarray | None = None
+    ) -> tuple[RotaryTables, attention.TiledLayout]:
+        """Prepare completions behind prompts that were read before.
+
+        Args:
+            positions: [3, T] of the completions' tokens.
+            groups: theirs.
+            places: [T] which of these tokens each is, taking the groups' completions in turn; None: in order.
+        """
+        arch, places = self.arch, np.arange(positions.shape[1]) if places is None else places
+        heads = arch.num_attention_heads, arch.num_key_value_heads
+        return self.tables(positions), attention.after_prompts(groups, places, *heads, arch.head_dim)
 
     def forward(self, x, structure: Structure, run, keep_kv: list | None = None, wanted: np.ndarray | None = None):
         """Run the decoder.

@@ -128,6 +128,43 @@ def numbers(address, shape):
     return carray(_pointer(address), shape)
 
 
+@intrinsic
+def _stream_vector(typing_context, source, target):
+    """Copy LANES numbers past the caches; target at a multiple of their size."""
+
+    def generate(context, builder, signature, arguments):
+        source, target = (builder.inttoptr(address, VECTOR.as_pointer()) for address in arguments)
+        written = builder.store(builder.load(source, align=4), target, align=4 * LANES)
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(source, target), generate
+
+
+@intrinsic
+def fence(typing_context):
+    """Let what this thread wrote with `stream` be seen by others before what it writes next."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@njit(inline="always")
+def stream(source, target, count):
+    """Copy numbers that nobody reads soon; they leave the caches to others.  `fence` belongs behind the last call."""
+    done = 0
+    if target % (4 * LANES) == 0:
+        done = count // LANES * LANES
+        for i in range(0, done, LANES):
+            _stream_vector(source + 4 * i, target + 4 * i)
+    read, written = numbers(source, (count,)), numbers(target, (count,))
+    for i in range(done, count):
+        written[i] = read[i]
+
+
 @njit(inline="always")
 def _rows(m, columns, inner, a, row_stride, stride, b, block_length, c, out_length, add):
     """A number of columns known here, BLOCK or HALF, for all rows."""

@@ -18,22 +18,19 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 
-from ..models import fast_ops, host, kernels, threads
+from ..models import fast_ops, host, kernels, lora, threads
 from ..models.config import TextArch
 from ..models.layers import half_turn
 from ..models.qwen_vl import QwenVL, run_block
 from ..models.text import DecoderLayer, rope_angles
+from ..models.trace import Trace
 from ..records import Prompt
 from .cache import Cache, LayerCache, Prefill
+from .distinct import Distinct
 
 if TYPE_CHECKING:
     from .host_step import HostLayer, HostStep, Packed
     from .sampling import Sampler
-
-
-def _image_key(pixels: np.ndarray, grid: np.ndarray) -> tuple[bytes, int, int]:
-    view = np.ascontiguousarray(pixels).view(np.uint8)
-    return grid.tobytes(), hash(view.tobytes()), pixels.shape[0]
 
 
 def _split_images(prompt: Prompt) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -108,6 +105,8 @@ class Decoder:
         self.num_positions = 0
         self.on_host = host.serves(self.head) and not self.casts
         self.host_step: HostStep | None = None
+        self.traces: Sequence[Trace | None] = ()
+        """Of the cache's groups: take what steps compute; for steps on a CPU only."""
 
     @functools.cached_property
     def layers(self) -> list[LayerWeights]:
@@ -138,15 +137,15 @@ class Decoder:
 
     def encode_images(self, prompts: Sequence[Prompt]) -> list[paddle.Tensor | None]:
         """Visual tokens [M, C] of each prompt, or None; a picture that several prompts share is encoded once."""
-        number: dict[tuple, int] = {}
+        distinct = Distinct()
         unique: list[tuple[np.ndarray, np.ndarray]] = []
         which: list[list[int]] = []
         for prompt in prompts:
             which.append([])
-            for image in _split_images(prompt):
-                which[-1].append(number.setdefault(_image_key(*image), len(number)))
-                if len(number) > len(unique):
-                    unique.append(image)
+            for pixels, grid in _split_images(prompt):
+                which[-1].append(distinct.number(grid.tobytes(), pixels))
+                if distinct.count > len(unique):
+                    unique.append((pixels, grid))
         lanes = np.array_split(np.arange(len(unique)), threads.lanes(len(unique)))
         found = threads.run(lambda lane: self._embed([unique[i] for i in lane]), [lane for lane in lanes if len(lane)])
         tokens = [tensor for part in found for tensor in part]
@@ -216,8 +215,13 @@ class Decoder:
         """The compiled steps of the cache's present rectangle."""
         known = self.host_step
         if known is None or known.cache is not cache or known.generation != cache.generation:
-            self.host_step = _host_step().HostStep(self, cache)
+            self.host_step = _host_step().HostStep(self, cache, self.traces)
         return self.host_step
+
+    @property
+    def leaves_traces(self) -> bool:
+        """Whether steps can leave behind what the policy's own pass would compute: compiled ones, without adapters."""
+        return self.on_host and next(lora.adapters(self.model), None) is None
 
     @property
     def draws(self) -> bool:
@@ -248,18 +252,19 @@ class Decoder:
         drawn = steps.many(ids, positions, self.tables, chance)
         return drawn.ids, drawn.logprobs
 
-    def step(self, ids: np.ndarray, positions: np.ndarray, cache: Cache) -> paddle.Tensor:
+    def step(self, ids: np.ndarray, positions: np.ndarray, cache: Cache, going: np.ndarray) -> paddle.Tensor:
         """Feed one token per row.
 
         Args:
             ids: [B*S] int64 newest tokens.  positions: [B*S] int64.  cache: takes their keys and values.
+            going: [B*S] int64: 0 where a row has ended; what is computed of it means nothing and is not kept.
 
         Returns:
             [B*S, V] logits of the next token.
         """
         if self.on_host:
             self._reach(int(positions.max()) + 1)
-            return self._steps_of(cache)(ids, positions, self.tables)
+            return self._steps_of(cache)(ids, positions, self.tables, going)
         text, eps, norm = self.model.text, self.arch.rms_norm_eps, kernels.rms_norm
         column = cache.open_column()
         rotary = self._rotary(positions)

@@ -17,10 +17,12 @@ from ..config import RolloutConfig
 from ..distributed import heartbeat
 from ..models.qwen_vl import QwenVL
 from ..models.reading import Kept
+from ..models.trace import Trace
 from ..records import Completion, Prompt
 from .admission import CacheBudget, by_expected_length
 from .cache import Cache, Prefill
 from .decoder import Decoder, Ends
+from .distinct import Distinct
 from .prefill import read
 from .sampling import Draw, Sampler, row_uniforms
 
@@ -62,6 +64,13 @@ class Job:
     rows: list[Row]
     kept: Kept | None = None
     """Its reading, where an update wants to go on from it."""
+    trace: Trace | None = None
+    """What its completions' steps leave behind, likewise."""
+
+    @property
+    def one_group(self) -> bool:
+        """Whether its rows are of one of the caller's prompts."""
+        return len({row.prompt for row in self.rows}) == 1
 
     def expected(self, lengths: Sequence[float | None]) -> float | None:
         """The largest of the expected lengths of the caller's prompts merged here; None when none is known."""
@@ -73,17 +82,18 @@ class Job:
         return [Job(self.prompt, self.rows[start : start + most]) for start in range(0, len(self.rows), most)]
 
 
-def _jobs(prompts: Sequence[Prompt], n: int, seed: int, length: int) -> tuple[list[Job], list[list[Row]]]:
-    """Merge equal prompts; also return each caller's prompt's rows."""
-    jobs: dict[tuple, Job] = {}
-    per_prompt = []
+def _jobs(prompts: Sequence[Prompt], seed: int, length: int, limits: np.ndarray) -> tuple[list[Job], list[list[Row]]]:
+    """Merge equal prompts; also return each caller's prompt's rows.  limits [prompts, n]: most tokens of each."""
+    jobs: list[Job] = []
+    per_prompt, distinct = [], Distinct()
     for i, prompt in enumerate(prompts):
-        rows = [Row(i, row_uniforms(seed, i, sample, length), limit=length) for sample in range(n)]
-        pixels = b"" if prompt.pixels is None else prompt.pixels.tobytes()
-        key = (prompt.ids.tobytes(), pixels)
-        jobs.setdefault(key, Job(prompt, [])).rows.extend(rows)
+        rows = [Row(i, row_uniforms(seed, i, k, length), limit=limit) for k, limit in enumerate(limits[i].tolist())]
+        number = distinct.number(prompt.ids.tobytes(), prompt.pixels)
+        if number == len(jobs):
+            jobs.append(Job(prompt, []))
+        jobs[number].rows.extend(rows)
         per_prompt.append(rows)
-    return list(jobs.values()), per_prompt
+    return jobs, per_prompt
 
 
 class Engine:
@@ -96,8 +106,12 @@ class Engine:
         """Keys and values of the latest call at their largest."""
 
     def sampler(self, greedy: bool) -> Sampler:
-        """The sampler of one call; benchmarks replace it to force lengths."""
+        """The sampler of one call."""
         return Sampler(self.config, self.model.arch.text.vocab_size, self.tokenizer.banned_ids, greedy)
+
+    def limits(self, num_prompts: int, n: int, length: int) -> np.ndarray:
+        """The most tokens of each row of one call, [prompts, n]; benchmarks say how long each is."""
+        return np.full([num_prompts, n], length)
 
     @paddle.no_grad()
     def generate(
@@ -127,13 +141,16 @@ class Engine:
         if n < 1 or not prompts:
             raise ValueError(f"generate needs at least one prompt and n >= 1, got {len(prompts)} prompts and n={n}")
         length = max_new_tokens or self.config.max_completion_length
-        jobs, per_prompt = _jobs(prompts, n, seed, length)
+        jobs, per_prompt = _jobs(prompts, seed, length, self.limits(len(prompts), n, length))
         decoder = Decoder(self.model, self.config.cache_dtype)
         run = Run(decoder, self.sampler(greedy), set(self.tokenizer.stop_ids), length, self.config)
         run.keeps = keep is not None
         order = range(len(jobs)) if expected is None else by_expected_length([job.expected(expected) for job in jobs])
         parts = [part for i in order for part in jobs[i].parts(run.budget)]
         run.complete(parts)
+        for job in parts:
+            if job.trace is not None:
+                job.trace.finish([len(row.ids) for row in job.rows])
         if keep is not None:
             keep.update((row.prompt, job.kept) for job in parts if job.kept is not None for row in job.rows)
         self.peak_cache_bytes = run.peak_cache_bytes
@@ -173,7 +190,7 @@ class Run:
             if self._wants_regrid(waiting):
                 self._regrid(waiting)
             if self._num_live():
-                self._advance()
+                self._advance(bool(waiting))
 
     def _num_live(self) -> int:
         return sum(self._live_counts())
@@ -191,6 +208,8 @@ class Run:
         rectangle = sum(count > 0 for count in counts) * max(counts)
         kept = [(job, count) for job, count in zip(self.jobs, counts, strict=True) if count]
         joins = bool(waiting) and self._fits([*kept, (waiting[0], len(waiting[0].rows))])
+        if self.decoder.on_host and not joins:
+            return False  # compiled steps leave out what has stopped
         return min(rectangle, live if joins else places) <= (1 - DEAD_SHARE) * places
 
     def _fits(self, together: Sequence[tuple[Job, int]]) -> bool:
@@ -238,6 +257,7 @@ class Run:
             if self.decoder.casts:
                 added.kv = [kv.astype(self.cache.dtype) for kv in added.kv]
         self.decoder.host_step = None  # it would keep the old cache's memory beside the new one's
+        self.decoder.traces = [job.trace for job in self.jobs]
         self.cache.regrid(sources, kept, added)
         self.peak_cache_bytes = max(self.peak_cache_bytes, self.cache.bytes())
         self.next_positions = np.array([job.prompt.next_position for job in self.jobs], np.int64)
@@ -254,6 +274,8 @@ class Run:
         )
         for job, reading in zip(jobs, kept, strict=self.keeps):
             job.kept = reading
+            if reading is not None and self.decoder.leaves_traces and job.one_group and self.length > 1:
+                reading.prompt.trace = job.trace = Trace(self.decoder.arch, len(job.rows) * (self.length - 1))
         return found
 
     def _history(self) -> paddle.Tensor:
@@ -275,20 +297,22 @@ class Run:
         seen = None if self.seen is None else self.seen[first_group * samples :]
         self._record(paddle.gather(logits, paddle.to_tensor(index)), rows, seen)
 
-    def _advance(self) -> None:
-        """Give every row its next tokens: one, or as many as compiled steps take before somebody must look."""
+    def _advance(self, waits: bool) -> None:
+        """Give every row its next tokens: one, or as many as compiled steps take before somebody must look.
+
+        Args: waits: whether there are prompts that would take the places of rows that stop.
+        """
         going = [row for line in self.grid for row in line if row is not None and not row.done]
-        lengths = np.array([len(row.ids) for row in going])
-        uniforms = np.array([row.uniforms[len(row.ids)] for row in going], np.float32)
         free = self.cache.layers[0].tail_v.shape[1] - self.cache.column
-        num = min(free, MOST_STEPS, self.length - int(lengths.min()), self.sampler.plain_steps(uniforms, lengths))
-        if num > 1 and self.decoder.draws:
-            self._take_steps(num, len(going))
+        num = min(free, MOST_STEPS, max(row.limit - len(row.ids) for row in going))
+        if num > 1 and self.decoder.draws and self.sampler.draws_plainly:
+            places = len(self.grid) * len(self.grid[0])
+            self._take_steps(num, min(int((1 - DEAD_SHARE) * places), len(going) - 1) if waits else 0)
         else:
             self._step()
 
-    def _take_steps(self, most: int, num_going: int) -> None:
-        """Take up to `most` compiled steps; they end when enough rows have stopped for `_wants_regrid` to be asked."""
+    def _take_steps(self, most: int, least: int) -> None:
+        """Take up to `most` compiled steps; they end when no more than `least` rows go on."""
         rows, ids, positions = self._newest()
         uniforms = np.full([len(rows), most], 0.5, np.float32)
         left = np.zeros([len(rows)], np.int64)
@@ -296,7 +320,6 @@ class Run:
             if row is not None and not row.done:
                 given = row.uniforms[len(row.ids) : len(row.ids) + most]
                 uniforms[i, : len(given)], left[i] = given, row.limit - len(row.ids)
-        least = min(int((1 - DEAD_SHARE) * len(rows)), num_going - 1)
         ends = Ends(self._stops, left, least)
         drawn = self.decoder.steps(ids, positions, self.cache, self.sampler, np.ascontiguousarray(uniforms.T), ends)
         for row, tokens, logps in zip(rows, *(part.T.tolist() for part in drawn), strict=True):
@@ -317,16 +340,16 @@ class Run:
         if self.seen is not None:
             flags = paddle.ones([len(rows), 1])
             self.seen = paddle.put_along_axis(self.seen, paddle.to_tensor(ids).reshape([-1, 1]), flags, 1)
-        self._record(self.decoder.step(ids, positions, self.cache), rows, self.seen)
+        going = np.array([row is not None and not row.done for row in rows], np.int64)
+        self._record(self.decoder.step(ids, positions, self.cache, going), rows, self.seen)
 
     def _record(self, logits: paddle.Tensor, rows: list[Row | None], seen) -> None:
         """Sample a token for each row that is still going."""
-        lengths = np.array([len(row.ids) if row is not None else 0 for row in rows])
         going = [row is not None and not row.done for row in rows]
         uniforms = np.array(
             [row.uniforms[len(row.ids)] if alive else 0.5 for row, alive in zip(rows, going, strict=True)], np.float32
         )
-        draw: Draw = self.sampler.choose(logits, uniforms, seen, lengths)
+        draw: Draw = self.sampler.choose(logits, uniforms, seen)
         for row, alive, token, logp in zip(rows, going, draw.ids.tolist(), draw.logprobs.tolist(), strict=True):
             if alive:
                 row.take(token, logp, self.stop_ids)

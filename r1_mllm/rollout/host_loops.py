@@ -17,7 +17,8 @@ from numba import njit
 
 from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
 from ..models.loops import F4, exp, exp_row, largest, loop, norm_rows, scale_row
-from ..models.tiles import BLOCK, numbers, packed_product, product
+from ..models.tiles import BLOCK, fence, numbers, packed_product, product
+from .trace_loops import ATTENDED, MIDDLE, X, find_live, give_places, keep_gates, keep_rows, keep_turned
 
 IDS = 256
 """Ids that are summed before one of them is looked for."""
@@ -111,7 +112,7 @@ class Drawn(NamedTuple):
     """What decode steps gave."""
 
     ids: np.ndarray
-    """[K, N] int64; rows that have ended have some, too."""
+    """[K, N] int64; nothing is written for rows that have ended."""
     logprobs: np.ndarray
     """[K, N] float32 nats under softmax(logits / temperature) over all ids."""
     steps: np.ndarray
@@ -150,33 +151,37 @@ def _joint_softmax(prompt, tail):
 
 
 @njit(inline="always")
-def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, first_columns, column):
-    """Attention of `count` samples of a group from `sample` on, for one key head and its R queries each.
+def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count, prompt, first_columns, column, keep):
+    """Attention of `count` going rows of a group from the `first_row`th on, for one key head and its R queries each.
 
-    Args: prompt: length of the group's own.  first_columns [M]: of each row's own tail.  column: of the new token.
+    Args: prompt: length of the group's own.  first_columns [M]: of each sample's own tail.  column: of the new token.
     """
-    repeat, size, samples = sizes.repeat, sizes.head_dim, sizes.samples
+    repeat, size, live = sizes.repeat, sizes.head_dim, keep.live[thread]
     run, width = group * sizes.kv_heads + head, sizes.prompt + sizes.columns
-    per_head, half = (repeat + 2) * size, size // 2
-    q_at = places.q + 4 * thread * samples * repeat * size
-    scores_at = places.scores + 4 * thread * samples * repeat * width
-    out_at = places.attended + 4 * thread * samples * repeat * size
+    per_head, half, skipped = (repeat + 2) * size, size // 2, group * sizes.samples
+    q_at = places.q + 4 * thread * sizes.samples * repeat * size
+    scores_at = places.scores + 4 * thread * sizes.samples * repeat * width
+    out_at = places.attended + 4 * thread * sizes.samples * repeat * size
     prefix_at = 4 * run * size * sizes.prompt
     prefix_k, prefix_v = layer[PREFIX_K] + prefix_at, layer[PREFIX_V] + prefix_at
     bias = numbers(layer[BIAS] + 4 * head * per_head, (per_head,))
     for m in range(count):
-        row, at = group * samples + sample + m, 4 * (run * samples + sample + m) * size * sizes.columns
+        row, sample = first_row + m, live[first_row + m] - skipped
+        at = 4 * (run * sizes.samples + sample) * size * sizes.columns
         qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
         cos, sin = numbers(places.cos + 4 * row * half, (half,)), numbers(places.sin + 4 * row * half, (half,))
         q = numbers(q_at + 4 * m * repeat * size, (repeat, size))
         tail_k = numbers(layer[TAIL_K] + at, (size, sizes.columns))
         tail_v = numbers(layer[TAIL_V] + at, (sizes.columns, size))
         _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column)
+        q_here = q_at + 4 * m * repeat * size
+        keep_turned(thread, keep, i_layer, row, group, head, sizes, q_here, tail_k, tail_v, column)
     whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
     packed_product(count * repeat, whole, size, q_at, size, prefix_k, scores_at, width, 0, 0, 1)
     for m in range(count):
-        at = 4 * (run * samples + sample + m) * size * sizes.columns
-        first, scores = first_columns[sample + m], scores_at + 4 * (m * repeat * width + sizes.prompt)
+        sample = live[first_row + m] - skipped
+        at = 4 * (run * sizes.samples + sample) * size * sizes.columns
+        first, scores = first_columns[sample], scores_at + 4 * (m * repeat * width + sizes.prompt)
         start, stop = first // BLOCK * BLOCK, (column + BLOCK) // BLOCK * BLOCK
         keys, found = layer[TAIL_K] + at + 4 * start, scores + 4 * start
         product(repeat, stop - start, size, q_at + 4 * m * repeat * size, size, keys, sizes.columns, found, width, 0)
@@ -186,11 +191,12 @@ def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, fi
             _joint_softmax(on_prompt, numbers(scores + line + 4 * first, (column + 1 - first,)))
     product(count * repeat, size, prompt, scores_at, width, prefix_v, size, out_at, size, 0)
     for m in range(count):
-        first, out = first_columns[sample + m], out_at + 4 * m * repeat * size
+        row, sample = first_row + m, live[first_row + m] - skipped
+        first, out = first_columns[sample], out_at + 4 * m * repeat * size
         scores = scores_at + 4 * (m * repeat * width + sizes.prompt + first)
-        values = layer[TAIL_V] + 4 * ((run * samples + sample + m) * sizes.columns + first) * size
+        values = layer[TAIL_V] + 4 * ((run * sizes.samples + sample) * sizes.columns + first) * size
         product(repeat, size, column + 1 - first, scores, width, values, size, out, size, 1)
-        row, length = group * samples + sample + m, repeat * size
+        length = repeat * size
         joined = numbers(places.joined + 4 * (row * sizes.kv_heads + head) * length, (length,))
         attended = numbers(out, (length,))
         for i in range(length):
@@ -198,57 +204,67 @@ def _attend(thread, layer, places, sizes, group, head, sample, count, prompt, fi
 
 
 @njit(inline="always")
-def _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_column, column):
-    """A thread's share of the (group, key head, sample) triples, as runs of samples."""
-    items = sizes.groups * sizes.kv_heads * sizes.samples
-    item, last = items * thread // team, items * (thread + 1) // team
+def _attend_share(thread, team, i_layer, layer, places, sizes, prompt_lengths, first_column, column, keep):
+    """A thread's share of the (group, key head, going row) triples, as runs of rows."""
+    begins, kv_heads = keep.begins[thread], sizes.kv_heads
+    items = begins[sizes.groups] * kv_heads
+    item, last, group = items * thread // team, items * (thread + 1) // team, 0
     while item < last:
-        run, sample = item // sizes.samples, item % sizes.samples
-        count = min(sizes.samples - sample, last - item)
-        group, head = run // sizes.kv_heads, run % sizes.kv_heads
-        prompt, firsts = prompt_lengths[group], first_column[group]
-        _attend(thread, layer, places, sizes, group, head, sample, count, prompt, firsts, column)
+        while begins[group + 1] * kv_heads <= item:
+            group += 1
+        num = begins[group + 1] - begins[group]
+        head, before = divmod(item - begins[group] * kv_heads, num)
+        count = min(num - before, last - item)
+        prompt, firsts, row = prompt_lengths[group], first_column[group], begins[group] + before
+        _attend(thread, i_layer, layer, places, sizes, group, head, row, count, prompt, firsts, column, keep)
         item += count
 
 
 @njit(inline="always")
-def _gate_share(thread, team, rows, normed, layer, places, sizes):
+def _gate_share(thread, team, rows, normed, i_layer, layer, places, sizes, keep):
     """A thread's share of the columns of silu(gate) * up, left where the gate was."""
     hidden, width = sizes.hidden, sizes.intermediate
     packed_product(rows, width, hidden, normed, hidden, layer[GATE], places.gate, width, 0, thread, team)
     packed_product(rows, width, hidden, normed, hidden, layer[UP], places.up, width, 0, thread, team)
     blocks = (width + BLOCK - 1) // BLOCK
     first, last = blocks * thread // team * BLOCK, min(blocks * (thread + 1) // team * BLOCK, width)
+    count = max(last - first, 0)
     for row in range(rows):
-        gate = numbers(places.gate + 4 * (row * width + first), (max(last - first, 0),))
-        up = numbers(places.up + 4 * (row * width + first), (max(last - first, 0),))
-        for i in range(gate.size):
+        at = 4 * (row * width + first)
+        gate_at, up_at = places.gate + at, places.up + at
+        gate, up = numbers(gate_at, (count,)), numbers(up_at, (count,))
+        keep_gates(thread, keep, i_layer, row, sizes.samples, width, first, count, gate_at, up_at)
+        for i in range(count):
             gate[i] = gate[i] * up[i] / (F4(1.0) + exp(-gate[i]))
 
 
 @njit(inline="always")
-def _decode(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column):
-    """Take the rows' states in places.x through all layers, to places.logits."""
-    rows, hidden, width = sizes.groups * sizes.samples, sizes.hidden, sizes.intermediate
-    heads = sizes.kv_heads * sizes.repeat * sizes.head_dim
+def _decode(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column, keep):
+    """Take the going rows' states, first in places.x, through all layers to places.logits."""
+    rows, hidden, width = keep.begins[thread, sizes.groups], sizes.hidden, sizes.intermediate
+    samples, heads = sizes.samples, sizes.kv_heads * sizes.repeat * sizes.head_dim
     all_heads = sizes.kv_heads * (sizes.repeat + 2) * sizes.head_dim
-    x, normed_at = numbers(places.x, (rows, hidden)), places.normed + 4 * thread * rows * hidden
+    x, normed_at = numbers(places.x, (rows, hidden)), places.normed + 4 * thread * sizes.groups * samples * hidden
     normed = numbers(normed_at, (rows, hidden))
     for i in range(layers.shape[0]):
         layer = layers[i]
+        keep_rows(thread, team, keep, i, X, samples, places.x, hidden)
         norm_rows(x, numbers(layer[NORM_1], (hidden,)), eps, normed)
         qkv = places.qkv
         packed_product(rows, all_heads, hidden, normed_at, hidden, layer[QKV], qkv, all_heads, 0, thread, team)
         barrier(control, team)
-        _attend_share(thread, team, layer, places, sizes, prompt_lengths, first_column, column)
+        _attend_share(thread, team, i, layer, places, sizes, prompt_lengths, first_column, column, keep)
         barrier(control, team)
+        keep_rows(thread, team, keep, i, ATTENDED, samples, places.joined, heads)
         packed_product(rows, hidden, heads, places.joined, heads, layer[O], places.x, hidden, 1, thread, team)
         barrier(control, team)
+        keep_rows(thread, team, keep, i, MIDDLE, samples, places.x, hidden)
         norm_rows(x, numbers(layer[NORM_2], (hidden,)), eps, normed)
-        _gate_share(thread, team, rows, normed_at, layer, places, sizes)
+        _gate_share(thread, team, rows, normed_at, i, layer, places, sizes, keep)
         barrier(control, team)
         packed_product(rows, hidden, width, places.gate, width, layer[DOWN], places.x, hidden, 1, thread, team)
         barrier(control, team)
+    keep_rows(thread, team, keep, layers.shape[0], X, samples, places.x, hidden)
     norm_rows(x, numbers(places.norm, (hidden,)), eps, normed)
     if places.head:
         vocab = sizes.vocab
@@ -287,11 +303,20 @@ def _draw_row(given, coldness, allowed, uniform, row, sums):
     return chosen, np.log(row[chosen] / total)
 
 
+@njit(inline="always")
+def _spread(thread, team, num, live, table):
+    """Move a thread's share of the columns of the first rows of a table [N, any] to the rows they are of."""
+    first, last = table.shape[1] * thread // team, table.shape[1] * (thread + 1) // team
+    for row in range(num - 1, -1, -1):
+        if live[row] != row:
+            table[live[row], first:last] = table[row, first:last]
+
+
 @loop
 def decode_steps(
-    thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column, feed, chance, drawn
+    thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column, feed, chance, drawn, keep
 ):
-    """Feed one token per row and draw the next, again and again, until few rows go on.
+    """Feed one token per going row and draw the next, again and again, until few rows go on.
 
     Args:
         layers: [layers, 12] int64 addresses.
@@ -299,38 +324,53 @@ def decode_steps(
         first_column: [B, M] int64, of each row's tail.
         column: of the first new token.
         feed: what goes in.
-        chance: how tokens are drawn; without any uniforms, one step is taken as far as its logits.
+        chance: how tokens are drawn; without any uniforms, one step is taken as far as its logits.  Only rows that have
+            tokens left are computed; they stand together at the beginning of all buffers.
         drawn: what comes out.
+        keep: where their states are kept.
     """
     rows, half, hidden = sizes.groups * sizes.samples, sizes.head_dim // 2, sizes.hidden
-    first, last = rows * thread // team, rows * (thread + 1) // team
     x, logits = numbers(places.x, (rows, hidden)), numbers(places.logits, (rows, sizes.vocab))
     cos, sin = numbers(places.cos, (rows, half)), numbers(places.sin, (rows, half))
-    num_steps = chance.uniforms.shape[0]
+    num_steps, live = chance.uniforms.shape[0], keep.live[thread]
     coldness, sums = F4(1.0) / F4(chance.temperature), np.empty((sizes.vocab + IDS - 1) // IDS)
     step = 0
     while True:
-        for n in range(first, last):
+        num = find_live(thread, keep, sizes, chance.left)
+        if step and (step == num_steps or num <= chance.least):
+            break
+        give_places(thread, keep, sizes)
+        first, last = num * thread // team, num * (thread + 1) // team
+        for row in range(first, last):
+            n = live[row]
             token, position = feed.ids[n] if step == 0 else drawn.ids[step - 1, n], feed.positions[n] + step
-            x[n, :], cos[n, :], sin[n, :] = feed.embedding[token], feed.cos[position], feed.sin[position]
+            x[row, :], cos[row, :], sin[row, :] = feed.embedding[token], feed.cos[position], feed.sin[position]
         barrier(control, team)
-        if step and (step == num_steps or (chance.left > 0).sum() <= chance.least):
-            break
-        _decode(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, column + step)
+        at = column + step
+        _decode(thread, team, control, layers, places, sizes, eps, prompt_lengths, first_column, at, keep)
         if num_steps == 0:
+            _spread(thread, team, num, live, logits)
+            if thread == 0:
+                _spread(0, 1, num, live, numbers(places.normed, (rows, hidden)))
+            barrier(control, team)
             break
-        for n in range(first, last):
+        for row in range(first, last):
+            n = live[row]
             token, logp = _draw_row(
-                logits[n], coldness, chance.allowed, chance.uniforms[step, n], chance.powers[thread], sums
+                logits[row], coldness, chance.allowed, chance.uniforms[step, n], chance.powers[thread], sums
             )
             drawn.ids[step, n], drawn.logprobs[step, n] = token, logp
             chance.left[n] -= 1
             for i in range(chance.stop_ids.size):
                 if token == chance.stop_ids[i]:
                     chance.left[n] = 0
+        barrier(control, team)
         step += 1
+    fence()
     if thread == 0:
         drawn.steps[0] = step
+        for group in range(keep.first.size):
+            keep.first[group] += keep.counts[thread, group]
 
 
 @loop

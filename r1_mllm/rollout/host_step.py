@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
 
 from ..models import host, tiles
 from ..models.crew import crew
+from ..models.trace import Trace
 from .cache import Cache
 from .host_loops import Chance, Drawn, Feed, Places, Sizes, decode_steps
+from .trace_loops import Keep
 
 HEAD_LIMIT = 1 << 28
 """A head of more bytes is used where it stands: reading it takes as long, and packed it would exist twice."""
@@ -77,7 +80,8 @@ class HostLayer:
 class HostStep:
     """Steps of one rectangle of rows; made anew whenever the cache has been regridded."""
 
-    def __init__(self, decoder, cache: Cache):
+    def __init__(self, decoder, cache: Cache, traces: Sequence[Trace | None] = ()):
+        """Args: traces: of the cache's groups, None where nothing is kept."""
         arch, text, self.crew = decoder.arch, decoder.model.text, crew()
         self.cache, self.generation, self.eps = cache, cache.generation, np.float32(arch.rms_norm_eps)
         self.sizes = Sizes(
@@ -96,9 +100,19 @@ class HostStep:
         )
         self.embedding, self.head = host.array(text.embed_tokens.weight), text.head_weight
         self._make_buffers(arch.vocab_size)
+        self.traces, self.keep = traces, self._keep(traces)
         nothing, no_rows, no_steps = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros([0, 0], np.float32)
         self._no_chance = Chance(1.0, nothing, no_steps, no_rows, no_rows, 0, no_steps)
         self._nothing_drawn = Drawn(np.zeros([0, 0], np.int64), no_steps, np.zeros(1, np.int64))
+
+    def _keep(self, traces: Sequence[Trace | None]) -> Keep:
+        groups, rows, team = self.sizes.groups, self.sizes.groups * self.sizes.samples, self.crew.size
+        places = np.zeros([groups, len(self.layers) + 1, 6], np.int64)
+        for place, trace in zip(places, traces, strict=False):
+            if trace is not None:
+                place[:] = trace.addresses()
+        counts, live, slots = (np.empty([team, size], np.int64) for size in (groups, rows, rows))
+        return Keep(places, np.empty([groups], np.int64), counts, live, np.empty([team, groups + 1], np.int64), slots)
 
     def _make_buffers(self, vocab: int) -> None:
         s, team = self.sizes, self.crew.size
@@ -107,7 +121,7 @@ class HostStep:
         def empty(*shape: int) -> np.ndarray:
             return np.empty(shape, np.float32)
 
-        self.x, self.out = empty(rows, s.hidden), paddle.empty([rows, vocab])
+        self.x, self.out = empty(rows, s.hidden), paddle.zeros([rows, vocab])
         self.normed = paddle.empty([team, rows, s.hidden])
         self.cos, self.sin = empty(rows, s.head_dim // 2), empty(rows, s.head_dim // 2)
         per_thread = [team, s.samples * s.repeat]
@@ -125,29 +139,38 @@ class HostStep:
         norm, head = self.weights[2].data_ptr(), self.weights[1].address if self.weights[1] else 0
         self.places = Places(*(array.ctypes.data for array in arrays), norm, head, self.out.data_ptr())
 
-    def __call__(self, ids: np.ndarray, positions: np.ndarray, tables: Tables) -> paddle.Tensor:
+    def __call__(self, ids: np.ndarray, positions: np.ndarray, tables: Tables, left: np.ndarray) -> paddle.Tensor:
         """Feed one token per row into the cache's next column.
 
         Args:
             ids, positions: [N] int64.  tables: cos and sin [positions, D / 2] float32.
+            left: [N] int64: 0 where the row has ended.
 
         Returns:
-            [N, V] logits; the next call overwrites them.
+            [N, V] logits, of rows that have ended any; the next call overwrites them.
         """
-        self._run(ids, positions, tables, self._no_chance, self._nothing_drawn)
+        self._run(ids, positions, tables, self._no_chance._replace(left=left), self._nothing_drawn)
         self.cache.column += 1
         return self.out if self.weights[1] else paddle.matmul(self.normed[0], self.head, transpose_y=True)
 
     def many(self, ids: np.ndarray, positions: np.ndarray, tables: Tables, chance: Chance) -> Drawn:
         """Feed tokens and draw the next ones, for as many columns as `chance` has uniforms, or fewer."""
         shape = chance.uniforms.shape
-        drawn = Drawn(np.empty(shape, np.int64), np.empty(shape, np.float32), np.zeros(1, np.int64))
+        drawn = Drawn(np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(1, np.int64))
         self._run(ids, positions, tables, chance, drawn)
         num = int(drawn.steps[0])
         self.cache.column += num
         return Drawn(drawn.ids[:num], drawn.logprobs[:num], drawn.steps)
 
     def _run(self, ids: np.ndarray, positions: np.ndarray, tables: Tables, chance: Chance, drawn: Drawn) -> None:
-        cache, feed = self.cache, Feed(self.embedding, *tables, ids, positions)
+        cache, feed, keep = self.cache, Feed(self.embedding, *tables, ids, positions), self.keep
         lengths = cache.prompt_lengths, cache.first_column, cache.column
-        self.crew.run(decode_steps, self.layers, self.places, self.sizes, self.eps, *lengths, feed, chance, drawn)
+        keep.first[:] = -1
+        for group, trace in enumerate(self.traces):
+            if trace is not None:
+                keep.first[group] = trace.num_tokens
+        keep.counts[:] = 0
+        self.crew.run(decode_steps, self.layers, self.places, self.sizes, self.eps, *lengths, feed, chance, drawn, keep)
+        for group, trace in enumerate(self.traces):
+            if trace is not None:
+                trace.num_tokens = int(keep.first[group])

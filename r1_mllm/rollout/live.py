@@ -146,9 +146,8 @@ class Live(Run):
             self._extend([rows[i] for i in members], part, self._sampler(sampling))
 
     def _extend(self, rows: list[LiveRow], logits: paddle.Tensor, sampler: Sampler) -> None:
-        lengths = np.array([len(row.ids) for row in rows])
         uniforms = np.array([row.uniforms[len(row.ids)] for row in rows], np.float32)
-        draw: Draw = sampler.choose(logits, uniforms, None, lengths)
+        draw: Draw = sampler.choose(logits, uniforms, None)
         for i, (row, token, logp) in enumerate(zip(rows, draw.ids.tolist(), draw.logprobs.tolist(), strict=True)):
             if row.num_top is not None:
                 _note(row, logits[i].astype("float32").numpy(), token)

@@ -23,10 +23,6 @@ BANNED = -1e30
 """Added to the logits of ids that must never be chosen greedily."""
 
 
-MANY = 1 << 30
-"""More tokens than any row takes."""
-
-
 @functools.cache
 def _host_loops() -> ModuleType:
     """The module of compiled loops; imported when first needed, it needs numba."""
@@ -88,23 +84,21 @@ class Sampler:
         """Whether `choose` reads the tokens seen so far."""
         return self.config.repetition_penalty != 1.0
 
-    def plain_steps(self, uniforms: np.ndarray, lengths: np.ndarray) -> int:
-        """How many tokens rows may be given by a plain draw, without `choose`; 0: none.
-
-        Args: uniforms: [B] of the rows' next tokens.  lengths: [B] tokens they have (both for subclasses).
-        """
-        return 0 if self.greedy or self.needs_history or self._cuts else MANY
+    @property
+    def draws_plainly(self) -> bool:
+        """Whether tokens are drawn from all allowed ids, so that compiled steps may do it instead of `choose`."""
+        return not (self.greedy or self.needs_history or self._cuts)
 
     @property
     def _cuts(self) -> bool:
         return bool(self.config.top_k or self.config.top_p < 1.0 or self.config.min_p > 0.0)
 
-    def choose(self, logits: paddle.Tensor, uniforms: np.ndarray, seen: paddle.Tensor | None, lengths) -> Draw:
+    def choose(self, logits: paddle.Tensor, uniforms: np.ndarray, seen: paddle.Tensor | None) -> Draw:
         """Choose one token per row.
 
         Args:
             logits: [B, V].  uniforms: [B] float32 in [0, 1).  seen: [B, V] float32, 1 at tokens seen so
-            far, None unless `needs_history`.  lengths: [B] int tokens each row has so far (for subclasses).
+                far, None unless `needs_history`.
         """
         logits = logits.astype("float32")
         if seen is not None:

@@ -35,7 +35,7 @@ def test_ties_at_the_top_k_border_are_kept():
 def draws(config, logits, banned=(), num=4000):
     sampler = Sampler(config, logits.shape[1], banned)
     uniforms = row_uniforms(7, 0, 0, num)
-    return sampler.choose(paddle.to_tensor(np.repeat(logits, num, 0)), uniforms, None, None)
+    return sampler.choose(paddle.to_tensor(np.repeat(logits, num, 0)), uniforms, None)
 
 
 @pytest.fixture(params=["host", "device"])
@@ -68,7 +68,7 @@ def test_extreme_uniforms_stay_inside_the_vocabulary():
     logits = paddle.to_tensor(np.log(np.repeat(PROBS, 2, 0)).astype(np.float32))
     uniforms = np.array([0.0, np.nextafter(np.float32(1), np.float32(0))], np.float32)
     for cut in ({}, {"top_k": 4}):
-        draw = Sampler(RolloutConfig(**cut), 4, [0, 3]).choose(logits, uniforms, None, None)
+        draw = Sampler(RolloutConfig(**cut), 4, [0, 3]).choose(logits, uniforms, None)
         assert draw.ids.tolist() == [1, 2]
 
 
@@ -79,7 +79,7 @@ def test_every_draw_is_the_inverse_of_the_cumulative_distribution():
     vocab, banned = 300, [0, 5, 64, 127, 128, 299]
     logits = (3 * rng.normal(size=(50, vocab))).astype(np.float32)
     uniforms = rng.random(50).astype(np.float32)
-    draw = Sampler(RolloutConfig(), vocab, banned).choose(paddle.to_tensor(logits), uniforms, None, None)
+    draw = Sampler(RolloutConfig(), vocab, banned).choose(paddle.to_tensor(logits), uniforms, None)
     for row, uniform, token, logp in zip(logits.astype(np.float64), uniforms, draw.ids, draw.logprobs, strict=True):
         probs = np.exp(row - row.max())
         kept = probs.copy()
@@ -93,7 +93,7 @@ def test_every_draw_is_the_inverse_of_the_cumulative_distribution():
 def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     logits, seen = paddle.to_tensor([[2.0, 1.5, -1.0]]), paddle.to_tensor([[1.0, 0.0, 1.0]])
     sampler = Sampler(RolloutConfig(repetition_penalty=2.0), 3, [], greedy=True)
-    draw = sampler.choose(logits, np.array([0.5], np.float32), seen, None)
+    draw = sampler.choose(logits, np.array([0.5], np.float32), seen)
     assert draw.ids.tolist() == [1]  # 1.0, 1.5, -2.0
     assert draw.logprobs[0] == pytest.approx(1.5 - np.log(np.exp([1.0, 1.5, -2.0]).sum()), abs=1e-5)
 

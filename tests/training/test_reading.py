@@ -12,10 +12,14 @@ from r1_mllm.config import GrpoConfig, LoraConfig, OptimizerConfig, RolloutConfi
 from r1_mllm.data.pack import pack
 from r1_mllm.models import host, lora, threads
 from r1_mllm.models.adapter_spec import AdapterSpec
+from r1_mllm.models.attention import GroupLengths
+from r1_mllm.models.text import TextModel
+from r1_mllm.models.trace import usable
 from r1_mllm.models.weights import load_pretrained
 from r1_mllm.objectives.policy import Counts
 from r1_mllm.processing.prompt import Processor
 from r1_mllm.records import Completion, Example
+from r1_mllm.rollout.decoder import Decoder
 from r1_mllm.rollout.engine import Engine
 from r1_mllm.training.collect import sample
 from r1_mllm.training.optimizer import AdamW
@@ -53,6 +57,25 @@ def sampled(model, processor, prompts, config=CONFIG):
     for group in groups:
         group.advantages = rng.normal(size=len(group.completions))
         group.completions = [cut(done, rng.integers(1, len(done.ids) + 1)) for done in group.completions]
+    return groups
+
+
+class Stopping:
+    """The tokenizer with many stop tokens: completions end everywhere."""
+
+    banned_ids = ()
+
+    def __init__(self, tokenizer, every):
+        self.decode, self.stop_ids = tokenizer.decode, tuple(range(0, 2000, every))
+
+
+def sampled_to_the_end(model, processor, prompts, config=CONFIG, every=5, num=5, length=12):
+    """Groups whose rows stop where their own tokens say, so that their traces are whole."""
+    rollout = replace(config.rollout, num_generations=num, max_completion_length=length)
+    engine = Engine(model, Stopping(processor.tokenizer, every), rollout)
+    groups = sample(engine, [Example("counting", "q", 1)] * len(prompts), prompts, replace(config, rollout=rollout), 4)
+    for i, group in enumerate(groups):
+        group.advantages = np.random.default_rng(i).normal(size=num)
     return groups
 
 
@@ -107,6 +130,32 @@ def test_gradients_are_those_of_reading_again(
     assert groups[0].reading is groups[3].reading  # equal prompts are one
     found = assert_read_once(model, groups, tokens_per_pack, at_least)
     assert any("visual" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "rows", "at_least", "draws"),
+    [(1, 64, 1, True), (2, 64, 2, True), (2, 11, 2, True), (1, 11, 1, False)],
+)
+def test_completions_are_not_computed_again(model, processor, prompts, monkeypatch, num_threads, rows, at_least, draws):
+    """Many and single decode steps, groups alone and joined, rows that leave while others go on."""
+    monkeypatch.setattr(threads, "count", lambda: num_threads)
+    monkeypatch.setattr(Decoder, "draws", draws)
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, rollout_batch_rows=rows))
+    groups = sampled_to_the_end(model, processor, prompts[:3], config)
+    lengths = [[len(done.ids) for done in group.completions] for group in groups]
+    assert len({length for group in lengths for length in group}) > 4 and min(map(min, lengths)) == 1, lengths
+    assert all(usable([group.reading.prompt.trace], [lengths_of(group)]) for group in groups)
+    with monkeypatch.context() as patch:
+        patch.setattr(TextModel, "forward", None)  # nobody asks for a pass
+        once, _, _ = gradients(model, groups, 4096, at_least)
+    again, _, _ = gradients(model, groups, 4096, at_least)
+    assert once.keys() == again.keys()
+    for name, grad in again.items():
+        np.testing.assert_allclose(once[name], grad, atol=1e-4 * np.abs(grad).max(), err_msg=name)
+
+
+def lengths_of(group):
+    return GroupLengths(len(group.prompt.ids), [len(done.ids) for done in group.completions])
 
 
 def test_what_is_frozen_stays_so(model, processor, prompts):
