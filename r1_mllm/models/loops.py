@@ -10,6 +10,11 @@ decoding.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+from pathlib import Path
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -37,10 +42,41 @@ compiles it would get other bits than one that finds it compiled.
 """
 
 
+COMPILED = ("models/loops.py", "models/tiles.py", "models/crew.py", "models/tiled_loops.py", "rollout/host_loops.py",
+            "rollout/trace_loops.py")  # fmt: skip
+"""Files whose functions stand inside each other once they are compiled."""
+
+
+@functools.cache
+def _sources() -> str:
+    """A digest of those files."""
+    package = Path(__file__).parents[1]
+    return hashlib.sha256(b"".join((package / name).read_bytes() for name in COMPILED)).hexdigest()[:16]
+
+
+@functools.cache
+def drop_stale(folder: str, sources: str) -> None:
+    """Drop what was compiled from other sources: numba looks at a function's own file, not at what it calls.
+
+    Args: folder: in which numba keeps what it has compiled.  sources: a digest.
+    """
+    place = Path(folder)
+    mark = place / f"r1_mllm-{sources}.sources"
+    if mark.exists():
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    for old in [*place.glob("*.nbi"), *place.glob("r1_mllm-*.sources")]:  # an index gone, its code is not found
+        old.unlink(missing_ok=True)
+    mark.touch()
+
+
 def _compiled(function, *signature, **options):
     """Compile, now or at the first call; the result is kept beside the file or in the user's cache, if there is one."""
     try:
-        return njit(*signature, cache=True, **options)(function)
+        compiled = njit(*signature, cache=True, **options)(function)
+        with contextlib.suppress(OSError):
+            drop_stale(compiled.stats.cache_path, _sources())
+        return compiled
     except RuntimeError:
         return njit(*signature, **options)(function)
 
@@ -290,6 +326,15 @@ def pick_logp_gradient(probs, targets, grad):
         for i in range(probs.shape[1]):
             probs[t, i] *= -grad[t]
         probs[t, targets[t]] += grad[t]
+
+
+@loop
+def add_rows(rows, places, table):
+    """Add rows [T, C] to those rows of a table [V, C] that places [T] int64 name; some may be named twice."""
+    for t in range(rows.shape[0]):
+        row, target = rows[t], table[places[t]]
+        for c in range(row.size):
+            target[c] += row[c]
 
 
 @loop

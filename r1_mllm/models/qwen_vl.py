@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_block
 
 from ..records import PackedBatch
-from . import attention, head, tiled_attention, trace
+from . import attention, embedding, head, tiled_attention, trace
 from .config import ModelArch
 from .text import TextModel
 from .vision import VisionTower
@@ -122,7 +122,7 @@ class QwenVL(nn.Layer):
 
     def embed(self, ids: np.ndarray, patch_rows: np.ndarray | None, images: paddle.Tensor | None) -> paddle.Tensor:
         """Embed ids [T]; rows patch_rows [M] take the visual tokens images [M, C].  Returns [T, C]."""
-        x = nn.functional.embedding(paddle.to_tensor(ids), self.text.embed_tokens.weight)
+        x = embedding.rows(paddle.to_tensor(ids), self.text.embed_tokens.weight)
         if images is None:
             return x
         return paddle.scatter(x, paddle.to_tensor(patch_rows), images.astype(x.dtype))

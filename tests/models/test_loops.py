@@ -180,3 +180,24 @@ def test_a_process_that_compiles_computes_the_bits_of_one_that_finds_the_loops_c
     told = [subprocess.run([sys.executable, COMPILE], env=cache, capture_output=True) for _ in range(2)]
     assert told[0].stdout == told[1].stdout and len(told[0].stdout) == 65, told
     assert list(tmp_path.rglob("*.nbc"))
+
+
+def test_what_was_compiled_from_other_sources_is_dropped(tmp_path):
+    loops = pytest.importorskip("r1_mllm.models.loops", exc_type=ImportError)
+    folder = str(tmp_path / "kept")
+    loops.drop_stale(folder, "one")
+    for name in ("loops.softmax-1.py311.nbi", "loops.softmax-1.py311.1.nbc"):
+        (tmp_path / "kept" / name).touch()
+    loops.drop_stale.cache_clear()
+    loops.drop_stale(folder, "one")
+    assert len(list(tmp_path.glob("kept/*.nbi"))) == 1
+    loops.drop_stale(folder, "another")
+    assert [path.name for path in sorted(tmp_path.glob("kept/*.nbi"))] == []
+    assert [path.name for path in tmp_path.glob("kept/*.sources")] == ["r1_mllm-another.sources"]
+
+
+def test_every_file_of_compiled_loops_is_named():
+    loops = pytest.importorskip("r1_mllm.models.loops", exc_type=ImportError)
+    package = Path(loops.__file__).parents[1]
+    users = {str(p.relative_to(package)) for p in package.rglob("*.py") if "numba import" in p.read_text("utf-8")}
+    assert users == set(loops.COMPILED)
