@@ -90,6 +90,11 @@ class Kept:
         """Whether the graph is still there."""
         return bool(self.reading.prompts)
 
+    @property
+    def traced(self) -> bool:
+        """Whether what sampling its completions left behind is still there."""
+        return self.alive and self.prompt.trace is not None and self.prompt.trace.is_there
+
 
 def go_back(model: QwenVL, used: Iterable[tuple[Kept, ReadPrompt]], accumulated: Callable[[], None]) -> None:
     """Carry the gradients of leaves into the prompts they stand for, and add up what that gives on the model.

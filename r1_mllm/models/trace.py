@@ -67,6 +67,11 @@ class Trace:
         self.lengths: list[int] = []
         """Tokens of each completion that were fed: all but its last; known when all are done."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it holds anything, not yet taken."""
+        return self.out is not None and self.num_tokens > 0
+
     def addresses(self) -> np.ndarray:
         """[layers + 1, 6] int64: of each layer's states, and first in the last row that of what comes out."""
         found = np.zeros([len(self.layers) + 1, 6], np.int64)
@@ -98,8 +103,7 @@ def usable(traces: Sequence[Trace | None], groups: Sequence[attention.GroupLengt
     """Say whether these are the traces of just these groups' completions, not yet taken."""
     return all(
         trace is not None
-        and trace.out is not None
-        and trace.num_tokens > 0
+        and trace.is_there
         and trace.lengths == [length - 1 for length in group.completions]
         for trace, group in zip(traces, groups, strict=True)
     )

@@ -3,8 +3,8 @@
 
 Counted per group from the architecture, 2 for a multiplication with its sum, products only: reading the prompt,
 sampling each token, the reference's pass, the update's pass and its way back.  What is computed again (recomputation,
-a prompt repeated in several packs) does not count, nor does what is not computed: a prompt that the update takes over
-from the sampler counts once.
+a prompt repeated in several packs) does not count, nor does what is not computed: a prompt or a completion
+that the update takes over from the sampler counts once, but for the head.
 
 Shape letters: P prompt tokens, n tokens of a completion.
 """
@@ -105,9 +105,10 @@ class Meter:
         total = 0
         for group in groups:
             prompt, completions = self._prompt(group.prompt), self._completions(group)
-            vision, taken_over = self._vision(group.prompt), group.reading is not None and group.reading.alive
-            total += 0 if taken_over else prompt + vision
-            total += completions + self.text_back * (prompt + completions) + self.vision_back * vision
+            vision, reading = self._vision(group.prompt), group.reading
+            total += 0 if reading is not None and reading.alive else prompt + vision
+            total += self._heads(group) if reading is not None and reading.traced else completions
+            total += self.text_back * (prompt + completions) + self.vision_back * vision
         return total
 
     def rates(self, step: int, update: int, seconds: Mapping[str, float], total: float) -> dict[str, float]:
@@ -138,6 +139,9 @@ class Meter:
 
     def _completions(self, group: Group) -> int:
         return sum(_tokens(self.arch.text, len(group.prompt.ids), n, n) for n in _lengths(group))
+
+    def _heads(self, group: Group) -> int:
+        return sum(_tokens(self.arch.text, 0, 0, n) for n in _lengths(group))
 
     def _vision(self, prompt: Prompt) -> int:
         return 0 if prompt.grids is None else vision_operations(self.arch.vision, prompt.grids)

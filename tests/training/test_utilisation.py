@@ -17,16 +17,16 @@ GRIDS = np.array([[1, 8, 16], [1, 4, 4]])
 
 
 class Reading:
-    def __init__(self, alive):
-        self.alive = alive
+    def __init__(self, alive, traced):
+        self.alive, self.traced = alive, traced
 
 
-def group(grids=None, alive=None, lengths=LENGTHS, answers=None, num=40):
+def group(grids=None, alive=None, lengths=LENGTHS, answers=None, num=40, traced=False):
     pixels = None if grids is None else np.zeros((int(grids.prod(axis=1).sum()), 2), np.float32)
     positions = np.zeros((3, num), np.int64)
     asked = Prompt(np.arange(num), positions, num, pixels=pixels, grids=grids, answers=answers)
     done = [Completion(np.arange(n), np.zeros(n, np.float32), "", True) for n in lengths]
-    return Group(Example("counting", "", 0), asked, done, reading=None if alive is None else Reading(alive))
+    return Group(Example("counting", "", 0), asked, done, reading=None if alive is None else Reading(alive, traced))
 
 
 def meter(text_back=2, vision_back=2, has_reference=True, peak=10e12, world=1):
@@ -60,6 +60,9 @@ def test_a_prompt_taken_over_from_the_sampler_is_not_read_again():
     whole = meter().update([group(GRIDS)])
     assert meter().update([group(GRIDS, alive=True)]) == whole - prompt - vision
     assert meter().update([group(GRIDS, alive=False)]) == whole
+    head = 2 * ARCH.text.hidden_size * ARCH.text.vocab_size * sum(LENGTHS)
+    completions = packed(group()) - prompt - head  # of which the head works again
+    assert meter().update([group(GRIDS, alive=True, traced=True)]) == whole - prompt - vision - completions
 
 
 def test_sampling_is_counted_token_by_token():
