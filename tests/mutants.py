@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant("models/trace.py", "np.lexsort((rows, tokens))", "np.lexsort((tokens, rows))", READING),
     Mutant("models/trace.py", "grad_middle.add_(grad)", "grad", READING),
     Mutant("models/trace.py", "grad_x.add_(grad_middle)", "grad_x", READING),
-    Mutant("models/trace.py", "tables.rotate(grad_together[num_prompt:], -1)", "grad_together[num_prompt:]", READING),
+    Mutant("models/trace.py", "num_prompt:], -1, in_place", "num_prompt:], 1, in_place", READING),
     Mutant("rollout/trace_loops.py", "slot * width + first", "slot * width", READING),
     Mutant("rollout/host_loops.py", "if live[row] != row:", "if live[row] < row:", "tests/rollout/test_host_step.py"),
     Mutant("tasks/math_boxed.py", "return -1.0 if grade", "return 0.0 if grade", "tests/tasks/test_scorers.py"),

@@ -28,6 +28,21 @@ def column_sums(x: paddle.Tensor) -> paddle.Tensor:
     return paddle.matmul(paddle.ones([1, x.shape[0]], x.dtype), x).reshape([-1])
 
 
+def _filled(rows: int, bias: paddle.Tensor) -> paddle.Tensor:
+    """Repeat a bias [N] in `rows` rows, for a product to be added to; Paddle's own way takes three times as long."""
+    out = paddle.empty([rows, bias.shape[0]], bias.dtype)
+    host.array(out)[:] = host.array(bias)
+    return out
+
+
+def _product_with_bias(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    if bias.ndim > 1 or not host.serves(x) or not weight.dtype == bias.dtype == x.dtype:
+        return fast_ops.addmm(bias, x, weight)
+    out = _filled(x.shape[0], bias)
+    mkl.product(mkl.whole(x.contiguous()), mkl.whole(weight), mkl.whole(out), add=True)
+    return out
+
+
 def linear_gradient(
     x: paddle.Tensor, weight: paddle.Tensor, grad: paddle.Tensor, wants_x: bool = True
 ) -> tuple[paddle.Tensor | None, paddle.Tensor | None]:
@@ -40,7 +55,7 @@ class _BiasLinear(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return fast_ops.addmm(bias, x, weight)
+        return _product_with_bias(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad):
@@ -59,7 +74,9 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None =
     trains = not (x.stop_gradient and weight.stop_gradient)
     if trains and bias.ndim == 1 and paddle.is_grad_enabled() and on_cpu():
         return _BiasLinear.apply(x, weight, bias)
-    return fast_ops.addmm(bias, x, weight)
+    return (
+        fast_ops.addmm(bias, x, weight) if trains and paddle.is_grad_enabled() else _product_with_bias(x, weight, bias)
+    )
 
 
 def _rms_norm_plain(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
@@ -118,7 +135,7 @@ def _gate_and_up(x, gate_up, bias) -> list[paddle.Tensor]:
         if bias is None:
             half = paddle.empty([rows, width], x.dtype)
         else:
-            half = bias[first : first + width].expand([rows, width]).contiguous()
+            half = _filled(rows, bias[first : first + width])
         mkl.product(mkl.whole(x), mkl.Window(gate_up, first, width), mkl.whole(half), add=bias is not None)
         halves.append(half)
     return halves

@@ -109,8 +109,8 @@ def half_turn(head_dim: int, dtype: str) -> paddle.Tensor:
 class RotaryTables:
     """cos and sin for the heads of a fused [queries | keys | values] row; queries may carry the softmax scale.
 
-    Where a loop does the work (host.py) they have a column per turned pair.  Elsewhere they have one per column of the
-    row, values get cos 1 and sin 0, and two products and a small GEMM do it all.
+    Where a loop does the work (host.py) they have a column per pair of a head.  Elsewhere they have one per column of
+    the row, values get cos 1 and sin 0, and two products and a small GEMM do it all.
     """
 
     def __init__(self, angles: np.ndarray, heads: tuple[int, int, int], query_scale: float, dtype: str):
@@ -118,10 +118,8 @@ class RotaryTables:
         self.by_loop = dtype == "float32" and kernels.on_cpu() and host.is_there()
         cos, sin = np.cos(angles, dtype=np.float32), np.sin(angles, dtype=np.float32)
         if self.by_loop:
-            self.num_turned = heads[0] + heads[1]
-            half = angles.shape[1] // 2
-            scales = np.repeat(np.array([query_scale, 1.0], np.float32), heads[:2])[:, None]
-            self.cos, self.sin = ((table[:, None, :half] * scales).reshape([len(angles), -1]) for table in (cos, sin))
+            half, self.heads, self.query_scale = angles.shape[1] // 2, heads[:2], np.float32(query_scale)
+            self.cos, self.sin = (np.ascontiguousarray(table[:, :half]) for table in (cos, sin))
             return
         self.by_kernel = not kernels.on_cpu() and fused.rotate_is_right(_rotate_apart, dtype)
         if self.by_kernel:
@@ -134,20 +132,26 @@ class RotaryTables:
         self.turn = half_turn(angles.shape[1], dtype)
 
     def apply(self, qkv: paddle.Tensor) -> paddle.Tensor:
-        """Rotate qkv [T, heads * D]; linear, so gradients pass through the transpose."""
+        """Rotate qkv [T, heads * D], which nobody else needs; linear, so gradients pass through the transpose."""
         if paddle.is_grad_enabled() and not qkv.stop_gradient:
             return _Rotate.apply(qkv, self)
-        return self.rotate(qkv, 1)
+        return self.rotate(qkv, 1, in_place=True)
 
-    def rotate(self, qkv: paddle.Tensor, direction: int) -> paddle.Tensor:
-        """Rotate without a gradient; direction -1 is the transpose."""
+    def rotate(self, qkv: paddle.Tensor, direction: int, in_place: bool = False) -> paddle.Tensor:
+        """Rotate without a gradient; direction -1 is the transpose.
+
+        in_place: the tensor may be written to; it need not be what is returned.
+        """
         if not self.by_loop and self.by_kernel:
             return fused.rotate(qkv, self.cos, self.sin * direction, self.heads, self.query_scale)
         if not self.by_loop:
             return rotate(qkv, self.cos, self.sin, self.turn if direction > 0 else -self.turn)
+        tables = self.cos, self.sin if direction > 0 else -self.sin, self.heads, self.query_scale
+        if in_place and qkv.is_contiguous():
+            host.loops().rotate_in_place(host.array(qkv), *tables)
+            return qkv
         out = paddle.empty_like(qkv)
-        rows, turned = host.arrays(qkv, out)
-        host.loops().rotate(rows, self.cos, self.sin, self.num_turned, direction, turned)
+        host.loops().rotate(host.array(qkv.contiguous()), *tables, host.array(out))
         return out
 
 
@@ -189,4 +193,4 @@ class _Rotate(PyLayer):
 
     @staticmethod
     def backward(ctx, grad):
-        return ctx.tables.rotate(grad, -1)
+        return ctx.tables.rotate(grad, -1, in_place=True)

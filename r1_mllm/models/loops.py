@@ -174,25 +174,38 @@ def silu_times_gradient(gate, up, inner, grad_up, hidden):
             inner[t, i] = d * u * (sigmoid + silu - silu * sigmoid)
 
 
+@njit(inline="always")
+def _turn_row(x, cos, sin, heads, scale, out):
+    """Turn the queries (the first heads[0], scaled) and keys (heads[1] after them) of a fused row x to out."""
+    half = cos.size
+    for h in range(heads[0] + heads[1]):
+        low, factor = 2 * half * h, scale if h < heads[0] else F4(1.0)
+        for d in range(half):
+            a, b, c, s = x[low + d], x[low + half + d], cos[d] * factor, sin[d] * factor
+            out[low + d] = a * c - b * s
+            out[low + half + d] = b * c + a * s
+
+
 @loop
-def rotate(x, cos, sin, num_turned, direction, out):
-    """Turn the first heads of fused rows x, out [T, heads * D]; the rest is copied.
+def rotate(x, cos, sin, heads, scale, out):
+    """Turn queries and keys of fused rows x, out [T, heads * D]; the rest is copied.
 
     Args:
-        cos, sin: [T, num_turned * D / 2], one column per pair, so that heads may differ (a scale on queries).
-        direction: 1, or -1 for the gradient.
+        cos, sin: [T, D / 2]; with -sin, the gradient's way.
+        heads: (query heads, key heads).
+        scale: of the queries, float32.
     """
-    half = cos.shape[1] // num_turned
+    turned = 2 * cos.shape[1] * (heads[0] + heads[1])
     for t in range(x.shape[0]):
-        for h in range(num_turned):
-            low, table = 2 * half * h, half * h
-            for d in range(half):
-                a, b = x[t, low + d], x[t, low + half + d]
-                c, s = cos[t, table + d], sin[t, table + d] * F4(direction)
-                out[t, low + d] = a * c - b * s
-                out[t, low + half + d] = b * c + a * s
-        for i in range(2 * half * num_turned, x.shape[1]):
-            out[t, i] = x[t, i]
+        _turn_row(x[t], cos[t], sin[t], heads, scale, out[t])
+        out[t, turned:] = x[t, turned:]
+
+
+@loop
+def rotate_in_place(x, cos, sin, heads, scale):
+    """As `rotate`, leaving the result where the rows are."""
+    for t in range(x.shape[0]):
+        _turn_row(x[t], cos[t], sin[t], heads, scale, x[t])
 
 
 @intrinsic

@@ -102,9 +102,7 @@ class Trace:
 def usable(traces: Sequence[Trace | None], groups: Sequence[attention.GroupLengths]) -> bool:
     """Say whether these are the traces of just these groups' completions, not yet taken."""
     return all(
-        trace is not None
-        and trace.is_there
-        and trace.lengths == [length - 1 for length in group.completions]
+        trace is not None and trace.is_there and trace.lengths == [length - 1 for length in group.completions]
         for trace, group in zip(traces, groups, strict=True)
     )
 
@@ -203,7 +201,7 @@ class _Layer(PyLayer):
         grad_together = layout.backward(together, grad_attended)
         num_prompt, width = past.shape[0], states.attended.shape[1]
         grad_past = None if past.stop_gradient else grad_together[:num_prompt, width:].contiguous()
-        grad_qkv = tables.rotate(grad_together[num_prompt:], -1)
+        grad_qkv = tables.rotate(grad_together[num_prompt:], -1, in_place=True)
 
         normed = kernels.rms_norm(states.x, norm_1, eps)
         grad_normed, grad_weight = kernels.linear_gradient(normed, qkv, grad_qkv)
