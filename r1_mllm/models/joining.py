@@ -20,6 +20,9 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 AHEAD = 2
 """Parameters read ahead while one becomes a tensor: each exists twice until then."""
 
+AT_ONCE = 6
+"""Parameters read at a time where each goes straight to its tensor: others work while some wait for the disk."""
+
 
 def joined(
     found: Mapping[str, Entry],
@@ -40,17 +43,17 @@ def joined(
         join(parameter, _stripes(sources, dtype), out)
         return parameter.name, out
 
-    yield from _ahead(load, parameters(arch))
+    yield from _ahead(load, parameters(arch), AHEAD if memory is None else AT_ONCE)
 
 
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Apply function to items in order, on threads that are at most AHEAD items ahead of who takes the results."""
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+    """Apply function to items in order, on threads that are at most `most` items ahead of who takes the results."""
     waiting: deque = deque()
-    with ThreadPoolExecutor(AHEAD) as pool:
+    with ThreadPoolExecutor(most) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > AHEAD:
+                if len(waiting) > most:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
