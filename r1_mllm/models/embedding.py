@@ -34,8 +34,12 @@ class _Rows(PyLayer):
 
 
 def rows(ids: paddle.Tensor, table: paddle.Tensor) -> paddle.Tensor:
-    """Look ids [T] int64 up in a table [V, C]: [T, C]."""
-    if table.stop_gradient or not paddle.is_grad_enabled() or not host.serves(table):
+    """Look ids [T] int64 up in a table [V, C]: [T, C].
+
+    A table whose gradient leaves during the backward pass (`gradient_is_awaited`) gets it from Paddle, complete.
+    """
+    awaited = getattr(table, "gradient_is_awaited", False)
+    if awaited or table.stop_gradient or not paddle.is_grad_enabled() or not host.serves(table):
         return F.embedding(ids, table)
     anchor = paddle.zeros([1])
     anchor.stop_gradient = False

@@ -281,6 +281,7 @@ class _Round:
                 self.counts[piece.name] += 1
         for name, weight in optimizer.weights.items():
             weight._register_backward_hook(lambda name=name: self.ready_now(name))
+            weight.gradient_is_awaited = True  # nothing may be added to it behind the hook (models/embedding.py)
         self._restart()
 
     def _restart(self) -> None:
