@@ -28,6 +28,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _folder: Path | None = None
 """The output folder this process may write status.json to: rank 0 holding its lock."""
 _supervising = False
+_stalled = False
+"""Whether a stall has been told: what follows from it, such as a rank that is gone, does not replace it."""
 
 
 def begin(folder: Path, rank: int, stall_timeout: float) -> None:
@@ -35,13 +37,15 @@ def begin(folder: Path, rank: int, stall_timeout: float) -> None:
 
     Outside `supervised` nothing happens: whoever opens a run by hand may leave it lying for as long as they like.
     """
-    global _folder
+    global _folder, _stalled
     if not _supervising:
         return
-    _folder = folder if rank == 0 else None
+    _folder, _stalled = folder if rank == 0 else None, False
 
     def on_stall(reason: str) -> None:
+        global _stalled
         write("stalled", STALLED, reason)
+        _stalled = True
         print(f"r1-mllm: error: rank {rank}: {reason}", file=sys.stderr, flush=True)
 
     try:
@@ -53,7 +57,7 @@ def begin(folder: Path, rank: int, stall_timeout: float) -> None:
 
 def write(state: str, code: int | None = None, reason: str = "") -> None:
     """Replace status.json; a full disk does not stand in the way of what is reported."""
-    if _folder is None:
+    if _folder is None or _stalled:
         return
     latest = heartbeat.latest
     record = {

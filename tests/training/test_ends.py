@@ -18,6 +18,7 @@ from r1_mllm.data.synthetic import write_splits
 from r1_mllm.distributed import heartbeat
 from r1_mllm.runtime import DATA, DISK, MODEL, OUTPUT, STALLED, STOPPED, Stop
 from r1_mllm.training import checkpoint, durable, loop
+from r1_mllm.training import status as ends
 from r1_mllm.training.checkpoint import latest_valid
 from r1_mllm.training.status import supervised
 from r1_mllm.training.tracking import Lines
@@ -322,3 +323,16 @@ def test_a_signal_outside_the_steps_ends_the_run_in_order_too(tmp_path):
         time.sleep(5)
     assert stop.value.code == STOPPED and status(tmp_path / "run")["state"] == "stopped"
     assert signal.signal(signal.SIGTERM, signal.SIG_DFL) is signal.SIG_IGN  # repeated signals do no harm
+
+
+def test_what_a_stall_told_is_not_replaced_by_what_follows_from_it(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(ends.heartbeat, "start", lambda file, seconds, on_stall: told.append(on_stall))
+    for ends_first in (True, False):
+        with pytest.raises(ConnectionError), supervised():
+            ends.begin(tmp_path, 0, 6.0)
+            if ends_first:
+                told[-1]("nothing moved")
+            raise ConnectionError("another process has ended")
+        found = status(tmp_path)
+        assert (found["state"], found["exit"]) == (("stalled", STALLED) if ends_first else ("failed", 1))
