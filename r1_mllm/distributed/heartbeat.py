@@ -57,7 +57,8 @@ def beat(phase: str, step: int | None = None) -> None:
         latest.step = step
     latest.phase, latest.at = phase, time.monotonic()
     watch = _watch
-    if watch is not None and latest.at - watch.armed > min(1.0, watch.seconds / 10):
+    late = watch is not None and latest.at - watch.armed > min(1.0, watch.seconds / 10)
+    if watch is not None and (late or watch.patience < watch.armed_for):
         watch.arm()
 
 
@@ -127,8 +128,8 @@ class Watch:
 
     def arm(self) -> None:
         """Wind the timer that needs no interpreter."""
-        self.armed = time.monotonic()
-        faulthandler.dump_traceback_later(self.patience + BACKSTOP_SECONDS, exit=True, file=self._file)
+        self.armed, self.armed_for = time.monotonic(), self.patience
+        faulthandler.dump_traceback_later(self.armed_for + BACKSTOP_SECONDS, exit=True, file=self._file)
 
     def close(self) -> None:
         """End both watches."""
