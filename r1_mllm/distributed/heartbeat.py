@@ -57,9 +57,8 @@ def beat(phase: str, step: int | None = None) -> None:
         latest.step = step
     latest.phase, latest.at = phase, time.monotonic()
     watch = _watch
-    late = watch is not None and latest.at - watch.armed > min(1.0, watch.seconds / 10)
-    if watch is not None and (late or watch.patience < watch.armed_for):
-        watch.arm()
+    if watch is not None:
+        watch.saw_movement(latest.at)
 
 
 def alive() -> None:
@@ -126,6 +125,16 @@ class Watch:
         """Seconds without a beat that are too many now."""
         return self.seconds * (FIRST_STEP_FACTOR if latest.first else 1)
 
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks."""
+        return min(1.0, self.seconds / 10)
+
+    def saw_movement(self, at: float) -> None:
+        """Wind the timer anew where it would end too early, or was wound for more patience than there is now."""
+        if at - self.armed > self.pause or self.patience < self.armed_for:
+            self.arm()
+
     def arm(self) -> None:
         """Wind the timer that needs no interpreter."""
         self.armed, self.armed_for = time.monotonic(), self.patience
@@ -141,8 +150,7 @@ class Watch:
             self.path.unlink()
 
     def _watch(self) -> None:
-        pause = min(1.0, self.seconds / 10)
-        while not self._ended.wait(pause):
+        while not self._ended.wait(self.pause):
             self._show()
             if told := self._peers.look():
                 self._end(told)
@@ -151,8 +159,7 @@ class Watch:
             if silent > self.patience:
                 where = f"in {latest.phase} after step {latest.step}; stacks in {self.path}"
                 self._end(f"nothing moved for {silent:.0f} s {where}")
-            if moved > self.armed + pause:
-                self.arm()
+            self.saw_movement(moved)
 
     def _show(self) -> None:
         """Let the other processes see when this one moved."""

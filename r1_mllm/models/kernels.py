@@ -71,12 +71,12 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None =
     """
     if bias is None:
         return paddle.matmul(x, weight)
-    trains = not (x.stop_gradient and weight.stop_gradient)
-    if trains and bias.ndim == 1 and paddle.is_grad_enabled() and on_cpu():
+    frozen = x.stop_gradient and weight.stop_gradient
+    if not paddle.is_grad_enabled() or (frozen and bias.stop_gradient):
+        return _product_with_bias(x, weight, bias)
+    if bias.ndim == 1 and on_cpu() and not frozen:
         return _BiasLinear.apply(x, weight, bias)
-    return (
-        fast_ops.addmm(bias, x, weight) if trains and paddle.is_grad_enabled() else _product_with_bias(x, weight, bias)
-    )
+    return fast_ops.addmm(bias, x, weight)
 
 
 def _rms_norm_plain(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:

@@ -25,7 +25,7 @@ LOG2_E, LN2_HIGH, LN2_LOW = F4(1.44269504088896341), F4(0.693359375), F4(-2.1219
 LOWEST, HIGHEST = F4(-87.0), F4(88.0)
 """Exponents outside are held here: their powers would not be normal numbers."""
 
-LANES = 16
+COMPARED = 16
 """Numbers that are compared at a time."""
 
 TILE = 32
@@ -210,11 +210,11 @@ def rotate_in_place(x, cos, sin, heads, scale):
 
 @intrinsic
 def _largest_of_vectors(typing_context, address, count):
-    """Largest of count >= LANES float32 numbers at an address; of the last LANES some are looked at twice."""
+    """Largest of count >= COMPARED float32 numbers at an address; of the last COMPARED some are looked at twice."""
 
     def generate(context, builder, signature, arguments):
         word, lane = ir.IntType(64), ir.IntType(32)
-        vector = ir.VectorType(ir.FloatType(), LANES)
+        vector = ir.VectorType(ir.FloatType(), COMPARED)
         address, count = arguments
 
         def load(first):
@@ -224,14 +224,14 @@ def _largest_of_vectors(typing_context, address, count):
         def larger(one, other):  # LLVM knows this as one instruction, and does not find it in a loop of its own
             return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
-        last = builder.sub(count, word(LANES))
+        last = builder.sub(count, word(COMPARED))
         before, body, after = builder.block, builder.append_basic_block("most"), builder.append_basic_block("last")
         top_before = load(word(0))
-        builder.cbranch(builder.icmp_signed("<", word(LANES), last), body, after)
+        builder.cbranch(builder.icmp_signed("<", word(COMPARED), last), body, after)
         builder.position_at_end(body)
         first, top = builder.phi(word), builder.phi(vector)
-        new, following = larger(load(first), top), builder.add(first, word(LANES))
-        for phi, start, end in ((first, word(LANES), following), (top, top_before, new)):
+        new, following = larger(load(first), top), builder.add(first, word(COMPARED))
+        for phi, start, end in ((first, word(COMPARED), following), (top, top_before, new)):
             phi.add_incoming(start, before)
             phi.add_incoming(end, body)
         builder.cbranch(builder.icmp_signed("<", following, last), body, after)
@@ -239,9 +239,9 @@ def _largest_of_vectors(typing_context, address, count):
         found = builder.phi(vector)
         found.add_incoming(top_before, before)
         found.add_incoming(new, body)
-        found, distance = larger(load(last), found), LANES // 2
+        found, distance = larger(load(last), found), COMPARED // 2
         while distance:
-            order = ir.Constant(ir.VectorType(lane, LANES), [i ^ distance for i in range(LANES)])
+            order = ir.Constant(ir.VectorType(lane, COMPARED), [i ^ distance for i in range(COMPARED)])
             found, distance = larger(builder.shuffle_vector(found, found, order), found), distance // 2
         return builder.extract_element(found, lane(0))
 
@@ -251,7 +251,7 @@ def _largest_of_vectors(typing_context, address, count):
 @njit(inline="always")
 def largest(row):
     """Largest number of a row; NaN counts as any number."""
-    if row.size >= LANES:
+    if row.size >= COMPARED:
         return _largest_of_vectors(row.ctypes.data, row.size)
     top = row[0]
     for i in range(1, row.size):

@@ -3,7 +3,7 @@
 
 Rows stand in a rectangle of groups x samples.  All rows write their newest token into the same column of the tail; a
 row that joined later masks the columns before its first.  A rectangle keeps every product one batched GEMM; rows that
-have stopped go on as dead weight until `regrid` closes the gaps.
+have stopped keep their places until `regrid` closes the gaps (compiled steps compute nothing for them).
 
 Shape letters: B groups, S samples per group, K key/value heads, R query heads per key head, D head size, P longest
 prompt, L columns of the tail, T packed prompt tokens.

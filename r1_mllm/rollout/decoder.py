@@ -215,7 +215,7 @@ class Decoder:
         """The compiled steps of the cache's present rectangle."""
         known = self.host_step
         if known is None or known.cache is not cache or known.generation != cache.generation:
-            self.host_step = _host_step().HostStep(self, cache, self.traces)
+            self.host_step = _host_step().HostStep(self, cache)
         return self.host_step
 
     @property

@@ -27,7 +27,7 @@ from .prefill import read
 from .sampling import Draw, Sampler, row_uniforms
 
 DEAD_SHARE = 0.25
-"""Rows are regrouped once this share of them has stopped."""
+"""Rows are regrouped once this share of them has stopped; compiled steps leave those out, and regroup for who waits."""
 
 MOST_STEPS = 16
 """Compiled decode steps between two looks at the rows."""
@@ -66,11 +66,13 @@ class Job:
     """Its reading, where an update wants to go on from it."""
     trace: Trace | None = None
     """What its completions' steps leave behind, likewise."""
+    whole: bool = True
+    """Whether these are all rows that want completions of the prompt."""
 
     @property
     def one_group(self) -> bool:
-        """Whether its rows are of one of the caller's prompts."""
-        return len({row.prompt for row in self.rows}) == 1
+        """Whether its rows are those of one of the caller's prompts, all of them."""
+        return self.whole and len({row.prompt for row in self.rows}) == 1
 
     def expected(self, lengths: Sequence[float | None]) -> float | None:
         """The largest of the expected lengths of the caller's prompts merged here; None when none is known."""
@@ -79,7 +81,10 @@ class Job:
     def parts(self, budget: CacheBudget) -> list[Job]:
         """Cut a job whose rows do not fit into memory together; its prompt is then read several times."""
         most = budget.rows_of(len(self.prompt.ids), len(self.rows))
-        return [Job(self.prompt, self.rows[start : start + most]) for start in range(0, len(self.rows), most)]
+        if most >= len(self.rows):
+            return [self]
+        starts = range(0, len(self.rows), most)
+        return [Job(self.prompt, self.rows[start : start + most], whole=False) for start in starts]
 
 
 def _jobs(prompts: Sequence[Prompt], seed: int, length: int, limits: np.ndarray) -> tuple[list[Job], list[list[Row]]]:

@@ -170,11 +170,11 @@ def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count
         at = 4 * (run * sizes.samples + sample) * size * sizes.columns
         qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
         cos, sin = numbers(places.cos + 4 * row * half, (half,)), numbers(places.sin + 4 * row * half, (half,))
-        q = numbers(q_at + 4 * m * repeat * size, (repeat, size))
+        q_here = q_at + 4 * m * repeat * size
+        q = numbers(q_here, (repeat, size))
         tail_k = numbers(layer[TAIL_K] + at, (size, sizes.columns))
         tail_v = numbers(layer[TAIL_V] + at, (sizes.columns, size))
         _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column)
-        q_here = q_at + 4 * m * repeat * size
         keep_turned(thread, keep, i_layer, row, group, head, sizes, q_here, tail_k, tail_v, column)
     whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
     packed_product(count * repeat, whole, size, q_at, size, prefix_k, scores_at, width, 0, 0, 1)

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import paddle
 
 from ..models import host, tiles
 from ..models.crew import crew
-from ..models.trace import Trace
 from .cache import Cache
 from .host_loops import Chance, Drawn, Feed, Places, Sizes, decode_steps
 from .trace_loops import Keep
@@ -80,8 +78,7 @@ class HostLayer:
 class HostStep:
     """Steps of one rectangle of rows; made anew whenever the cache has been regridded."""
 
-    def __init__(self, decoder, cache: Cache, traces: Sequence[Trace | None] = ()):
-        """Args: traces: of the cache's groups, None where nothing is kept."""
+    def __init__(self, decoder, cache: Cache):
         arch, text, self.crew = decoder.arch, decoder.model.text, crew()
         self.cache, self.generation, self.eps = cache, cache.generation, np.float32(arch.rms_norm_eps)
         self.sizes = Sizes(
@@ -100,17 +97,17 @@ class HostStep:
         )
         self.embedding, self.head = host.array(text.embed_tokens.weight), text.head_weight
         self._make_buffers(arch.vocab_size)
-        self.traces, self.keep = traces, self._keep(traces)
+        self.traces = [(group, trace) for group, trace in enumerate(decoder.traces) if trace is not None]
+        self.keep = self._keep()
         nothing, no_rows, no_steps = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros([0, 0], np.float32)
         self._no_chance = Chance(1.0, nothing, no_steps, no_rows, no_rows, 0, no_steps)
         self._nothing_drawn = Drawn(np.zeros([0, 0], np.int64), no_steps, np.zeros(1, np.int64))
 
-    def _keep(self, traces: Sequence[Trace | None]) -> Keep:
+    def _keep(self) -> Keep:
         groups, rows, team = self.sizes.groups, self.sizes.groups * self.sizes.samples, self.crew.size
         places = np.zeros([groups, len(self.layers) + 1, 6], np.int64)
-        for place, trace in zip(places, traces, strict=False):
-            if trace is not None:
-                place[:] = trace.addresses()
+        for group, trace in self.traces:
+            places[group] = trace.addresses()
         counts, live, slots = (np.empty([team, size], np.int64) for size in (groups, rows, rows))
         return Keep(places, np.empty([groups], np.int64), counts, live, np.empty([team, groups + 1], np.int64), slots)
 
@@ -166,11 +163,9 @@ class HostStep:
         cache, feed, keep = self.cache, Feed(self.embedding, *tables, ids, positions), self.keep
         lengths = cache.prompt_lengths, cache.first_column, cache.column
         keep.first[:] = -1
-        for group, trace in enumerate(self.traces):
-            if trace is not None:
-                keep.first[group] = trace.num_tokens
+        for group, trace in self.traces:
+            keep.first[group] = trace.num_tokens
         keep.counts[:] = 0
         self.crew.run(decode_steps, self.layers, self.places, self.sizes, self.eps, *lengths, feed, chance, drawn, keep)
-        for group, trace in enumerate(self.traces):
-            if trace is not None:
-                trace.num_tokens = int(keep.first[group])
+        for group, trace in self.traces:
+            trace.num_tokens = int(keep.first[group])
