@@ -25,6 +25,7 @@ COLLECT = "tests/training/test_collect.py"
 PASSK, SHARDS = "tests/evaluation/test_passk.py", "tests/evaluation/test_shards.py"
 READING, REFERENCE = "tests/training/test_reading.py", "tests/training/test_reference.py"
 CHOOSE, REJECT = "tests/rejection/test_choose.py", "tests/rejection/test_command.py"
+TILES = "tests/models/test_tiles.py"
 
 
 class Mutant(NamedTuple):
@@ -151,6 +152,7 @@ MUTANTS = [
            f"{REJECT} -k judge"),
     Mutant("rejection/command.py", 'usable = sample["finished"] and ', "usable = ", f"{REJECT} -k good"),
     Mutant("rewards/judge.py", "0.0 <= score <= 100.0", "0.0 <= score", "tests/rewards/test_judge.py"),
+    Mutant("models/tiles.py", "range(0, max(inner, 1), DEPTH)", "range(0, inner, DEPTH)", TILES),
     Mutant("report/curves.py", "math.log2 if log_x", "math.sqrt if log_x", "tests/report/test_curves.py"),
 ]  # fmt: skip
 

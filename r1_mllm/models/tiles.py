@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Products of a few rows with a matrix, whose sums stay in registers.
 
-A BLAS is made for products of hundreds of rows; a decode step has eight.  Here a tile of up to MOST_ROWS rows and BLOCK
+A BLAS is made for products of hundreds of rows; a decode step has eight.  Here a tile of up to 8 rows and BLOCK
 columns is summed in vector registers while the matrix streams past once.  Every number is one chain of fused additions
 in the order of the inner dimension: a row gets the same bits whatever rows and threads are beside it.
 
@@ -30,8 +30,14 @@ BLOCK = 32
 HALF = 16
 """Columns of a narrow tile, for what is left of a matrix."""
 
-MOST_ROWS = 8 if LANES == 16 else 2
-"""Rows of a tile: as many as there are registers for."""
+WIDE = LANES == 16
+"""Whether registers hold the sums of 8 rows by BLOCK columns; else they hold those of 4 rows by HALF."""
+
+DEPTH = 1 << 30 if WIDE else 128
+"""Rows of a block that all tiles go over before the next ones.  Small tiles pass a block several times: these rows stay
+in the first-level cache, and each pass asks for its part of the following ones, since otherwise the first would wait
+for memory and multiply nothing, and the others would leave memory idle.  Asked for in bursts nothing is gained.
+"""
 
 ROWS = 16
 """Rows of a matrix that are packed together."""
@@ -62,16 +68,26 @@ def _multiply_add(builder, left, right, total):
     return builder.call(function, [left, right, total])
 
 
+def _ask_for(builder, address):
+    """Have the memory at an address brought into the caches; nothing happens where there is none."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    read, soon, not_code = number(0), number(3), number(1)
+    builder.call(function, [builder.inttoptr(address, byte), read, soon, not_code])
+
+
 @intrinsic(prefer_literal=True)
-def _tile(typing_context, rows, columns, a, row_stride, stride, b, block_length, c, out_length, inner, add):
-    """c [rows, columns] = a [rows, inner] @ b [inner, columns], added to c where add is 1.
+def _tile(typing_context, rows, columns, a, row_stride, stride, b, block_length, c, out_length, inner, add, next, pace):
+    """c [rows, columns] = a [rows, inner] @ b [inner, columns], added to c where add is not 0.
 
     rows and columns are constants.  Element i, k of a stands row_stride * i + stride * k numbers after its address.
+    next: address of what is asked for meanwhile, pace bytes of it for every k.
     """
     count, vectors = rows.literal_value, columns.literal_value // LANES
 
     def generate(context, builder, signature, arguments):
-        _, _, a, row_stride, stride, b, block_length, c, out_length, inner, add = arguments
+        _, _, a, row_stride, stride, b, block_length, c, out_length, inner, add, next, pace = arguments
         lines = [builder.add(a, builder.shl(builder.mul(WORD(i), row_stride), WORD(2))) for i in range(count)]
         outs = [
             _at(builder, c, builder.add(builder.mul(WORD(i), out_length), WORD(v * LANES)), VECTOR)
@@ -86,6 +102,8 @@ def _tile(typing_context, rows, columns, a, row_stride, stride, b, block_length,
         k = builder.phi(WORD)
         totals = [builder.phi(VECTOR) for _ in outs]
         line, step = builder.mul(k, block_length), builder.mul(k, stride)
+        if not WIDE:
+            _ask_for(builder, builder.add(next, builder.mul(k, pace)))
         right = [
             builder.load(_at(builder, b, builder.add(line, WORD(v * LANES)), VECTOR), align=4) for v in range(vectors)
         ]
@@ -109,7 +127,7 @@ def _tile(typing_context, rows, columns, a, row_stride, stride, b, block_length,
             builder.store(result, out, align=4)
         return context.get_dummy_value()
 
-    return types.void(rows, columns, *(types.intp,) * 9), generate
+    return types.void(rows, columns, *(types.intp,) * 11), generate
 
 
 @intrinsic
@@ -166,23 +184,43 @@ def stream(source, target, count):
 
 
 @njit(inline="always")
-def _rows(m, columns, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+def _rows(m, columns, inner, a, row_stride, stride, b, block_length, c, out_length, add, next, pace):
     """A number of columns known here, BLOCK or HALF, for all rows."""
     i = 0
     while i < m:
         left, x, out = m - i, a + 4 * i * row_stride, c + 4 * i * out_length
-        if MOST_ROWS >= 8 and left >= 8:
-            _tile(8, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+        if WIDE and left >= 8:
+            _tile(8, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add, next, pace)
             i += 8
-        elif MOST_ROWS >= 4 and left >= 4:
-            _tile(4, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+        elif left >= 4 and not WIDE:
+            _tile(4, HALF, x, row_stride, stride, b, block_length, out, out_length, inner, add, next, pace)
+            if columns > HALF:
+                next += inner * pace
+                half, there = b + 4 * HALF, out + 4 * HALF
+                _tile(4, HALF, x, row_stride, stride, half, block_length, there, out_length, inner, add, next, pace)
+            i += 4
+        elif left >= 4:
+            _tile(4, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add, next, pace)
             i += 4
         elif left >= 2:
-            _tile(2, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            _tile(2, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add, next, pace)
             i += 2
         else:
-            _tile(1, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add)
+            _tile(1, columns, x, row_stride, stride, b, block_length, out, out_length, inner, add, next, pace)
             i += 1
+        next += inner * pace
+
+
+@njit(inline="always")
+def _block(m, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    """BLOCK columns for all rows, DEPTH of the inner dimension at a time."""
+    pace = 0
+    if not WIDE and block_length == BLOCK and m >= 4:  # the next rows follow these, and are passed more than once
+        pace = 4 * BLOCK // (m // 4 * 2 + (m % 4 + 1) // 2)
+    for k in range(0, max(inner, 1), DEPTH):  # zeros are written where there is nothing to sum
+        depth, x, right = min(DEPTH, inner - k), a + 4 * k * stride, b + 4 * k * block_length
+        next = right + 4 * depth * block_length
+        _rows(m, BLOCK, depth, x, row_stride, stride, right, block_length, c, out_length, add + k, next, pace)
 
 
 @exact(ELEVEN)
@@ -204,10 +242,10 @@ def _by_blocks(m, n, inner, a, row_stride, stride, b, block_length, c, out_lengt
     while column < n:
         left, right, out = n - column, b + 4 * column, c + 4 * column
         if left >= BLOCK:
-            _rows(m, BLOCK, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            _block(m, inner, a, row_stride, stride, right, block_length, out, out_length, add)
             column += BLOCK
         elif left >= HALF:
-            _rows(m, HALF, inner, a, row_stride, stride, right, block_length, out, out_length, add)
+            _rows(m, HALF, inner, a, row_stride, stride, right, block_length, out, out_length, add, right, 0)
             column += HALF
         else:
             _few_columns(m, left, inner, a, row_stride, stride, right, block_length, out, out_length, add)
