@@ -25,7 +25,7 @@ COLLECT = "tests/training/test_collect.py"
 PASSK, SHARDS = "tests/evaluation/test_passk.py", "tests/evaluation/test_shards.py"
 READING, REFERENCE = "tests/training/test_reading.py", "tests/training/test_reference.py"
 CHOOSE, REJECT = "tests/rejection/test_choose.py", "tests/rejection/test_command.py"
-TILES = "tests/models/test_tiles.py"
+TILES, TURNING = "tests/models/test_tiles.py", "tests/models/test_turning.py"
 
 
 class Mutant(NamedTuple):
@@ -153,11 +153,12 @@ MUTANTS = [
     Mutant("rejection/command.py", 'usable = sample["finished"] and ', "usable = ", f"{REJECT} -k good"),
     Mutant("rewards/judge.py", "0.0 <= score <= 100.0", "0.0 <= score", "tests/rewards/test_judge.py"),
     Mutant("models/tiles.py", "range(0, max(inner, 1), DEPTH)", "range(0, inner, DEPTH)", TILES),
+    Mutant("models/turning.py", "(whole_rows, rows), (0, columns)", "(whole_rows, rows), (0, whole_columns)", TURNING),
     Mutant("report/curves.py", "math.log2 if log_x", "math.sqrt if log_x", "tests/report/test_curves.py"),
 ]  # fmt: skip
 
 
-LOOPS = ("loops.py", "tiles.py", "crew.py")
+LOOPS = ("loops.py", "tiles.py", "crew.py", "turning.py")
 """Files whose functions numba compiles."""
 
 COMPILED = ("*.nbi", "*.nbc")

@@ -21,7 +21,8 @@ AHEAD = 2
 """Parameters read ahead while one becomes a tensor: each exists twice until then."""
 
 AT_ONCE = 6
-"""Parameters read at a time where each goes straight to its tensor: others work while some wait for the disk."""
+"""Parameters read at a time where each goes straight to its tensor: some work while others wait for the disk.  What is
+read ahead costs no memory there, so a large parameter keeps nobody waiting."""
 
 
 def joined(
@@ -43,13 +44,15 @@ def joined(
         join(parameter, _stripes(sources, dtype), out)
         return parameter.name, out
 
-    yield from _ahead(load, parameters(arch), AHEAD if memory is None else AT_ONCE)
+    wanted = list(parameters(arch))
+    threads, most = (AT_ONCE, len(wanted)) if memory else (AHEAD, AHEAD)
+    yield from _ahead(load, wanted, threads, most)
 
 
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int, most: int) -> Iterator[Result]:
     """Apply function to items in order, on threads that are at most `most` items ahead of who takes the results."""
     waiting: deque = deque()
-    with ThreadPoolExecutor(most) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))

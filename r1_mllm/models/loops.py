@@ -28,9 +28,6 @@ LOWEST, HIGHEST = F4(-87.0), F4(88.0)
 COMPARED = 16
 """Numbers that are compared at a time."""
 
-TILE = 32
-"""Side of the squares a transpose goes by: both sides of one stay in the first-level cache."""
-
 EXACT = {"nogil": True, "error_model": "numpy"}
 """For functions that others call: each operation is what it says."""
 
@@ -42,8 +39,8 @@ compiles it would get other bits than one that finds it compiled.
 """
 
 
-COMPILED = ("models/loops.py", "models/tiles.py", "models/crew.py", "models/tiled_loops.py", "rollout/host_loops.py",
-            "rollout/trace_loops.py")  # fmt: skip
+COMPILED = ("models/loops.py", "models/tiles.py", "models/crew.py", "models/tiled_loops.py", "models/turning.py",
+            "rollout/host_loops.py", "rollout/trace_loops.py")  # fmt: skip
 """Files whose functions stand inside each other once they are compiled."""
 
 
@@ -99,6 +96,17 @@ def _as_float(typing_context, bits):
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate
+
+
+@intrinsic
+def fence(typing_context):
+    """Let what this thread wrote past the caches be seen by others before what it writes next."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @njit(inline="always")
@@ -348,14 +356,3 @@ def add_rows(rows, places, table):
         row, target = rows[t], table[places[t]]
         for c in range(row.size):
             target[c] += row[c]
-
-
-@loop
-def transpose(source, out, first):
-    """Write source [a, b] to columns first to first + a of out [b, any], tile by tile; any type of number."""
-    rows, columns = source.shape
-    for row in range(0, rows, TILE):
-        for column in range(0, columns, TILE):
-            for j in range(column, min(column + TILE, columns)):
-                for i in range(row, min(row + TILE, rows)):
-                    out[j, first + i] = source[i, j]

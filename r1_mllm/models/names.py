@@ -110,9 +110,10 @@ def split(parameter: Parameter, ours: np.ndarray) -> Iterator[tuple[str, np.ndar
 def _transpose_into(source: np.ndarray, out: np.ndarray, first: int) -> None:
     """Write source [a, b] to columns first to first + a of out [b, any]."""
     if source.size >= LARGE and importlib.util.find_spec("numba"):
-        from .loops import transpose  # numba takes a while to import; small models do without
+        from .turning import transpose  # numba takes a while to import; small models do without
 
-        transpose(source, out, first)
+        bits = np.dtype(f"u{source.itemsize}")  # numba knows no float16
+        transpose(source.view(bits), out.view(bits), first)
     else:
         out[:, first : first + len(source)] = source.T
 

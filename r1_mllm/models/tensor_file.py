@@ -24,6 +24,8 @@ FILE_DTYPES = {"int64": "I64", **{name: file_dtype for file_dtype, (name, _) in 
 WRITABLE = {"int64": np.dtype(np.int64), **NUMPY_DTYPES}
 """Also counters, which stand beside an optimizer's arrays."""
 BLOCK = 1 << 20
+ROWS = 32
+"""Stripes hold a multiple of so many rows, as suits those who turn them (turning.py)."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -50,7 +52,7 @@ class Entry:
         """
         dtype, rest = NUMPY_DTYPES[self.dtype], self.shape[1:]
         row_bytes = dtype.itemsize * int(np.prod(rest, dtype=np.int64))
-        rows = max(1, num_bytes // max(row_bytes, 1))
+        rows = max(1, num_bytes // max(row_bytes, 1) // ROWS) * ROWS
         buffer = np.empty((min(rows, self.shape[0]), *rest), dtype)
         with open(self.file, "rb", buffering=0) as stream:
             stream.seek(self.offset)

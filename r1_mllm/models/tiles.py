@@ -159,17 +159,6 @@ def _stream_vector(typing_context, source, target):
     return types.void(source, target), generate
 
 
-@intrinsic
-def fence(typing_context):
-    """Let what this thread wrote with `stream` be seen by others before what it writes next."""
-
-    def generate(context, builder, signature, arguments):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
 @njit(inline="always")
 def stream(source, target, count):
     """Copy numbers that nobody reads soon; they leave the caches to others.  `fence` belongs behind the last call."""

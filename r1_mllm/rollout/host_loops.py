@@ -16,8 +16,8 @@ import numpy as np
 from numba import njit
 
 from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
-from ..models.loops import F4, exp, exp_row, largest, loop, norm_rows, scale_row
-from ..models.tiles import BLOCK, fence, numbers, packed_product, product
+from ..models.loops import F4, exp, exp_row, fence, largest, loop, norm_rows, scale_row
+from ..models.tiles import BLOCK, numbers, packed_product, product
 from .trace_loops import ATTENDED, MIDDLE, X, find_live, give_places, keep_gates, keep_rows, keep_turned
 
 IDS = 256

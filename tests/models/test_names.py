@@ -94,6 +94,17 @@ def test_splitting_undoes_joining_across_stripes(rows):
     assert all(part.flags.c_contiguous for part in parts.values())
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32])
+def test_large_matrices_of_every_format_are_transposed(dtype):
+    a, b = (np.random.default_rng(rows).normal(9, 3, [rows, 400]).astype(dtype) for rows in (200, 180))
+    parameter = names.Parameter("w", (("a", a.shape), ("b", b.shape)), "linear")
+    assert a.size > names.LARGE
+    out = np.empty(parameter.shape, dtype)
+    names.join(parameter, [a, b], out)
+    assert np.array_equal(out, np.concatenate([a, b]).T)
+    assert all(np.array_equal(part, want) for (_, part), want in zip(names.split(parameter, out), (a, b), strict=True))
+
+
 @pytest.mark.parametrize(
     ("found", "legacy"),
     [
