@@ -8,7 +8,8 @@ import re
 _NOISE = re.compile(r"\*\*|__(?=\S)|`{1,3}(?:[a-z]{1,8}\n)?|\\?\$|\\[()\[\]](?!\w)|\\displaystyle\b|\\left\b|\\right\b")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|operatorname|bf|rm)\s?\{([^{}]{0,80})\}")
 _SPACE = re.compile(r"\\[,;:! ]|\\quad\b|\\qquad\b|~|\u00a0|\u3000")
-_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{|\\[{}\\]|[{}]")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
+_BRACE = re.compile(rf"{_BOX.pattern}|\\[{{}}\\]|[{{}}]")
 _EDGES = " \t\r\n.,;:\"'\u201c\u201d\u2018\u2019\u3002\uff0c\uff1b"
 
 
@@ -16,7 +17,9 @@ def boxed(text: str) -> list[str]:
     """Find the contents of every complete \\boxed{...} (or \\fbox{...}), outermost ones, in order; one pass."""
     opened: list[int | None] = []  # where the content of a box begins; None for other braces
     spans: list[tuple[int, int]] = []
-    for match in _BRACE.finditer(text):
+    if not _BOX.search(text):
+        return []
+    for match in _BRACE.finditer(text, 0, text.rfind("}") + 1):  # nothing after the last one is complete
         token = match.group()
         if token == "}" and opened:
             start = opened.pop()
