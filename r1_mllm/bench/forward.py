@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,8 @@ def measure(config: ForwardBench) -> dict[str, Any]:
     visual = {model.arch.image_token_id, model.arch.video_token_id}
     batches = pack(groups, config.tokens_per_pack, visual, at_least=threads.count())
     load = machine.OtherLoad()
-    scoring = _median(lambda: _score(model, batches), config)
-    training = _median(lambda: _train(model, batches), config)
-    rate = machine.gemm_rate()
+    scoring, score_rates = _timed(lambda: _score(model, batches), config)
+    training, train_rates = _timed(lambda: _train(model, batches), config)
     operations = sum(pack_operations(model.arch, batch) for batch in batches)
     tokens = sum(len(batch.ids) for batch in batches)
     result = {
@@ -49,17 +49,20 @@ def measure(config: ForwardBench) -> dict[str, Any]:
         "packs": len(batches),
         "tokens": tokens,
         "gflop": round(operations / 1e9, 2),
-        "gemm_gflop_s": round(rate / 1e9, 1),
+        "gemm_gflop_s": round(statistics.median(score_rates + train_rates) / 1e9, 1),
         "others_cpu": round(load.mark(), 2),
         "peak_rss_mb": machine.peak_rss_mb(),
     }
-    for name, seconds, times in (("forward", scoring, 1), ("forward_backward", training, 3)):
-        floor = times * operations / rate
+    for name, taken, rates, times in (
+        ("forward", scoring, score_rates, 1),
+        ("forward_backward", training, train_rates, 3),
+    ):
+        seconds, floors = statistics.median(taken), [times * operations / rate for rate in rates]
         result |= {
             f"{name}_s": round(seconds, 4),
             f"{name}_tok_s": round(tokens / seconds, 1),
-            f"{name}_floor_s": round(floor, 4),
-            f"{name}_times_floor": round(seconds / floor, 2),
+            f"{name}_floor_s": round(statistics.median(floors), 4),
+            f"{name}_times_floor": round(statistics.median(map(truediv, taken, floors)), 2),
         }
     return result
 
@@ -74,13 +77,15 @@ def _groups(config: ForwardBench, prompts, examples) -> list[Group]:
     return groups
 
 
-def _median(run: Callable[[], None], config: ForwardBench) -> float:
-    seconds = []
+def _timed(run: Callable[[], None], config: ForwardBench) -> tuple[list[float], list[float]]:
+    """Seconds of each step, and the machine's rate right before it, flop/s."""
+    seconds, rates = [], []
     for _ in range(config.warmup + config.steps):
+        rates.append(machine.gemm_rate())
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[config.warmup :])
+    return seconds[config.warmup :], rates[config.warmup :]
 
 
 @paddle.no_grad()

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,29 +67,32 @@ class OtherLoad:
         return max(0.0, (self.last[0] - others) / max(self.last[1] - clock, 1e-6))
 
 
-def read_rate(num_bytes: int, seconds: float = 0.3) -> float:
-    """Measure bytes per second when all threads read a working set of num_bytes again and again; the best pass counts.
+def read_rate(num_bytes: int, seconds: float = 0.15) -> float:
+    """Measure bytes per second when all threads read a working set of num_bytes again and again; the median pass.
 
-    A working set that fits a cache is read at that cache's rate: give the size of what the work reads.
+    A working set that fits a cache is read at that cache's rate: give the size of what the work reads.  A machine that
+    others share gives now more and now less: measure right beside the work, more than once.
     """
     threads = num_threads()
     per_half = max(num_bytes // (8 * threads), 1024)
     halves = [[np.ones(per_half, np.float32) for _ in range(2)] for _ in range(threads)]
-    best, end = 0.0, time.perf_counter() + seconds
     with ThreadPoolExecutor(threads) as pool:
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            list(pool.map(lambda pair: [np.dot(*pair) for _ in range(4)], halves))
-            best = max(best, 4 * threads * 8 * per_half / (time.perf_counter() - start))
-    return best
+        rounds = _median_pass(lambda: list(pool.map(lambda pair: [np.dot(*pair) for _ in range(4)], halves)), seconds)
+    return 4 * threads * 8 * per_half / rounds
 
 
-def gemm_rate(size: int = 1024, seconds: float = 0.5) -> float:
-    """Measure floating-point operations per second of a float32 product of size x size matrices; the best counts."""
+def gemm_rate(size: int = 1024, seconds: float = 0.15) -> float:
+    """Measure floating-point operations per second of a float32 product of size x size matrices; the median pass."""
     a = paddle.ones([size, size], "float32")
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    return 2 * size**3 / _median_pass(lambda: paddle.matmul(a, a), seconds)
+
+
+def _median_pass(work: Callable[[], Any], seconds: float) -> float:
+    """Repeat work for some seconds, at least three times behind one that does not count; gives the median's seconds."""
+    work()
+    taken, end = [], time.perf_counter() + seconds
+    while len(taken) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
-        paddle.matmul(a, a)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

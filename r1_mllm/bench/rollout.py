@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ FLOAT_BYTES = 4
 
 
 def measure(config: RolloutBench) -> dict[str, Any]:
-    """Time whole rollouts and rollouts of one token; the difference is the decode steps'."""
+    """Time whole rollouts and rollouts of one token; the difference is the decode steps'.
+
+    The machine's rates are measured before and after each pair, and each step is compared with the floor they give.
+    """
     examples, stamp = read_folder(config)
     folder = Path(config.model)
     processor = Processor.from_pretrained(folder)
@@ -33,18 +38,21 @@ def measure(config: RolloutBench) -> dict[str, Any]:
     )
     engine = LengthEngine(model, processor.tokenizer, sampling)
     prompts = [processor.encode(messages(example), example.images) for example in examples[: config.prompts]]
-    whole, first, others = [], [], []
+    rows = config.prompts * config.gens
+    work = step_work(model, config.prompts, rows, len(prompts[0].ids), config.new)
+    whole, first, others, rates = [], [], [], []
     load = machine.OtherLoad()
     for repetition in range(config.warmup + config.steps):
+        rates.append(_rates(work[0]))
         for length, seconds in ((1, first), (config.new, whole)):
             start = time.perf_counter()
             engine.generate(prompts, config.gens, seed=repetition, max_new_tokens=length)
             seconds.append(time.perf_counter() - start)
         others.append(load.mark())
-    whole, first = (statistics.median(seconds[config.warmup :]) for seconds in (whole, first))
-    step_ms = 1000 * (whole - first) / max(config.new - 1, 1)
-    rows = config.prompts * config.gens
-    floor = decode_floor(model, config.prompts, rows, len(prompts[0].ids), config.new)
+    rates.append(_rates(work[0]))
+    whole, first, rates, others = (each[config.warmup :] for each in (whole, first, rates, others))
+    step_ms = [1000 * (one - other) / max(config.new - 1, 1) for one, other in zip(whole, first, strict=True)]
+    floor, times = decode_floor(*work, step_ms, rates)
     return {
         "engine": "r1-mllm",
         "paddle": paddle.__version__,
@@ -55,16 +63,22 @@ def measure(config: RolloutBench) -> dict[str, Any]:
         "new": config.new,
         "prompt_tokens": len(prompts[0].ids),
         "threads": machine.num_threads(),
-        "rollout_s": round(whole, 4),
-        "prefill_s": round(first, 4),
-        "rollout_tok_s": round(rows * config.new / whole, 1),
-        "decode_tok_s": round(1000 * rows / step_ms, 1),
-        "decode_step_ms": round(step_ms, 4),
+        "rollout_s": round(statistics.median(whole), 4),
+        "prefill_s": round(statistics.median(first), 4),
+        "rollout_tok_s": round(rows * config.new / statistics.median(whole), 1),
+        "decode_tok_s": round(1000 * rows / statistics.median(step_ms), 1),
+        "decode_step_ms": round(statistics.median(step_ms), 4),
         **floor,
-        "times_floor": round(step_ms / floor["floor_ms"], 2),
-        "others_cpu": [round(cores, 2) for cores in others[config.warmup :]],
+        "times_floor": round(statistics.median(times), 2),
+        "times_floor_each": [round(each, 2) for each in times],
+        "others_cpu": [round(cores, 2) for cores in others],
         "peak_rss_mb": machine.peak_rss_mb(),
     }
+
+
+def _rates(num_bytes: int) -> tuple[float, float]:
+    """Bytes per second and floating-point operations per second, now."""
+    return machine.read_rate(num_bytes), machine.gemm_rate()
 
 
 def decode_work(arch: TextArch, num_weights: int, groups: int, rows: int, prompt: int, new: int) -> tuple[int, int]:
@@ -84,20 +98,39 @@ def decode_work(arch: TextArch, num_weights: int, groups: int, rows: int, prompt
     return FLOAT_BYTES * (num_weights + cached), rows * (2 * num_weights + scores)
 
 
-def decode_floor(model: QwenVL, groups: int, rows: int, prompt: int, new: int) -> dict[str, float]:
-    """Measure the machine and give the least time of a decode step: the larger of reading and multiplying, ms."""
+def step_work(model: QwenVL, groups: int, rows: int, prompt: int, new: int) -> tuple[int, int]:
+    """`decode_work` of a model."""
     text = model.text
     inside = [parameter for layer in (text.layers, text.norm) for parameter in layer.parameters()]
     num_weights = sum(parameter.size for parameter in [*inside, text.head_weight])
-    num_bytes, num_flops = decode_work(model.arch.text, num_weights, groups, rows, prompt, new)
-    bytes_per_second, flops_per_second = machine.read_rate(num_bytes), machine.gemm_rate()
-    read_ms, multiply_ms = 1000 * num_bytes / bytes_per_second, 1000 * num_flops / flops_per_second
+    return decode_work(model.arch.text, num_weights, groups, rows, prompt, new)
+
+
+def decode_floor(
+    num_bytes: int, num_flops: int, step_ms: Sequence[float], rates: Sequence[tuple[float, float]]
+) -> tuple[dict[str, float], list[float]]:
+    """Give the least time of a decode step, the larger of reading and multiplying, and how far steps are from it.
+
+    Args:
+        num_bytes, num_flops: of a step.  step_ms: [repetitions] what steps took.
+        rates: [repetitions + 1] bytes/s and flop/s before the first repetition, between two, and after the last.
+
+    Returns:
+        medians of floors (ms) and rates; [repetitions] step over the floor at the mean of the times around it.
+    """
+    read_ms, multiply_ms = (
+        [1000 * num / rate for rate in each]
+        for num, each in zip((num_bytes, num_flops), zip(*rates, strict=True), strict=True)
+    )
+    around = [[(one + other) / 2 for one, other in itertools.pairwise(each)] for each in (read_ms, multiply_ms)]
+    floors = [max(both) for both in zip(*around, strict=True)]
+    medians = [statistics.median(each) for each in around]
     return {
-        "floor_ms": round(max(read_ms, multiply_ms), 4),
-        "floor_read_ms": round(read_ms, 4),
-        "floor_multiply_ms": round(multiply_ms, 4),
+        "floor_ms": round(statistics.median(floors), 4),
+        "floor_read_ms": round(medians[0], 4),
+        "floor_multiply_ms": round(medians[1], 4),
         "step_mb": round(num_bytes / 1e6, 2),
         "step_mflop": round(num_flops / 1e6, 1),
-        "read_gb_s": round(bytes_per_second / 1e9, 1),
-        "gemm_gflop_s": round(flops_per_second / 1e9, 1),
-    }
+        "read_gb_s": round(num_bytes / medians[0] / 1e6, 1),
+        "gemm_gflop_s": round(num_flops / medians[1] / 1e6, 1),
+    }, [step / floor for step, floor in zip(step_ms, floors, strict=True)]
