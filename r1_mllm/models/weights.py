@@ -88,7 +88,7 @@ def load_pretrained(path: str | Path, dtype: str = "float32", check_finite: bool
     def memory(parameter: Parameter) -> np.ndarray:
         """Take a tensor's own memory where the CPU holds it: what is read there need not be copied."""
         tensor = made[parameter.name] = paddle.empty(parameter.shape, dtype)
-        host.prefer_huge_pages(tensor)
+        host.prefer_huge_pages(tensor.data_ptr(), tensor.size * tensor.element_size())
         return host.bits(tensor, tensor_file.NUMPY_DTYPES[dtype])
 
     in_place = memory if kernels.on_cpu() else None

@@ -30,7 +30,7 @@ class LayerCache:
     prefix_v: paddle.Tensor
     """[B*K, P, D]."""
     tail_k: paddle.Tensor
-    """[B*K*S, D, L]."""
+    """[B*K*S, D, L]; for steps on a CPU [B*K*S, L / block, D, block]."""
     tail_v: paddle.Tensor
     """[B*K*S, L, D]."""
 
@@ -115,7 +115,7 @@ class Cache:
         flat = sources.reshape(-1)
         old_first = self.first_column.reshape(-1)
         first = np.where(flat >= 0, old_first[np.maximum(flat, 0)] if old_groups else 0, self.column)
-        shift = int(first[flat >= 0].min()) if (flat >= 0).any() else self.column
+        shift = int(first[flat >= 0].min()) // self.block * self.block if (flat >= 0).any() else self.column
         used = self.column - shift
         columns = (used // COLUMNS + 1) * COLUMNS
         added_lengths = added.lengths if added is not None else np.zeros([0], np.int64)
@@ -168,19 +168,14 @@ class Cache:
         return keys.transpose([0, 3, 1, 4, 2]).reshape([-1, blocks, self.head_dim, self.block])
 
     def _tail(self, i_layer: int, index: np.ndarray, live: tuple[int, int], columns: int):
-        begin, end = live
-        size = self.head_dim
+        (begin, end), size, block = live, self.head_dim, self.block
         if not self.layers or begin == end:
-            return paddle.zeros([len(index), size, columns], self.dtype), paddle.zeros(
-                [len(index), columns, size], self.dtype
-            )
+            keys = [size, columns] if block == 1 else [columns // block, size, block]
+            return paddle.zeros([len(index), *keys], self.dtype), paddle.zeros([len(index), columns, size], self.dtype)
         old, rows = self.layers[i_layer], paddle.to_tensor(index)
-        free = columns - (end - begin)
-        keys, values = paddle.gather(old.tail_k, rows)[:, :, begin:end], paddle.gather(old.tail_v, rows)[:, begin:end]
-        return (
-            paddle.concat([keys, paddle.zeros([len(index), size, free], self.dtype)], axis=2),
-            paddle.concat([values, paddle.zeros([len(index), free, size], self.dtype)], axis=1),
-        )
+        keys, values = paddle.gather(old.tail_k, rows), paddle.gather(old.tail_v, rows)[:, begin:]
+        keys, axis = (keys[:, :, begin:], 2) if block == 1 else (keys[:, begin // block :], 1)
+        return _resized(keys, axis, columns // block), _resized(values, 1, columns)
 
     def _make_masks(self, columns: int, longest: int) -> None:
         num_groups, samples = self.shape

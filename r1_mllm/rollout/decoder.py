@@ -66,12 +66,13 @@ def _layer_weights(layer: DecoderLayer, arch: TextArch) -> LayerWeights:
     heads = np.arange(arch.num_attention_heads + 2 * kv_heads)
     queries, keys, values = np.split(heads, [arch.num_attention_heads, arch.num_attention_heads + kv_heads])
     order = np.concatenate([queries.reshape([kv_heads, repeat]), keys[:, None], values[:, None]], axis=1)
-    columns = paddle.to_tensor((order.reshape([-1, 1]) * size + np.arange(size)).reshape(-1))
+    order = paddle.to_tensor(order.reshape(-1))
     qkv, mlp = layer.attn.qkv, layer.mlp
+    by_head = qkv.effective_weight.reshape([-1, len(heads), size])
     return LayerWeights(
         layer.input_layernorm.weight,
-        paddle.index_select(qkv.effective_weight, columns, axis=1),
-        paddle.gather(qkv.bias, columns),
+        paddle.index_select(by_head, order, axis=1).flatten(1),
+        paddle.gather(qkv.bias.reshape([-1, size]), order).flatten(),
         layer.attn.o.effective_weight,
         layer.post_attention_layernorm.weight,
         mlp.gate_up.effective_weight,
@@ -123,7 +124,9 @@ class Decoder:
     def host_head(self) -> Packed | None:
         """The head's weight for steps of `HostStep`; None where it is too large to exist twice."""
         module = _host_step()
-        return module.Packed(self.head, transposed=True) if 4 * self.head.size <= module.HEAD_LIMIT else None
+        if 4 * self.head.size > module.HEAD_LIMIT:
+            return None
+        return module.Packed(module.Columns(self.head, transposed=True))
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
         """Logits [rows, V] of normed states [rows, C]."""

@@ -16,12 +16,15 @@ import numpy as np
 from numba import njit
 
 from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
-from ..models.loops import F4, exp, exp_row, fence, largest, loop, norm_rows, scale_row
-from ..models.tiles import BLOCK, numbers, packed_product, product
+from ..models.loops import F4, exp, exp_row, fence, largest, loop, norm_rows
+from ..models.tiles import BLOCK, ask_for, numbers, packed_product, product
 from .trace_loops import ATTENDED, MIDDLE, X, find_live, give_places, keep_gates, keep_rows, keep_turned
 
 IDS = 256
 """Ids that are summed before one of them is looked for."""
+
+AHEAD = 1 << 14
+"""Bytes of a tail that are asked for at most before it is worked on."""
 
 NORM_1, QKV, BIAS, O, NORM_2, GATE, UP, DOWN, PREFIX_K, PREFIX_V, TAIL_K, TAIL_V = range(12)
 """Columns of the table of a step's addresses, one row per layer."""
@@ -55,6 +58,8 @@ class Places(NamedTuple):
     """([M * R, D])."""
     scores: int
     """([M * R, P + L])."""
+    scales: int
+    """([M * R])."""
     attended: int
     """([M * R, D])."""
     joined: int
@@ -120,39 +125,47 @@ class Drawn(NamedTuple):
 
 
 @njit(inline="always")
-def _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column):
-    """Add bias to a row's heads qkv [(R + 2) * D] of one key head, turn queries and key, and store all three.
+def _turn(qkv, bias, cos, sin, q):
+    """Add bias to a row's heads qkv [(R + 2) * D] of one key head and turn its key, in place.
 
-    q [R, D] is also scaled by 1 / sqrt(D); tail_k [D, L] and tail_v [L, D] take key and value at `column`.
+    q [R, D] takes the queries, turned and scaled by 1 / sqrt(D).
     """
     repeat, size = q.shape
     half, scale = size // 2, F4(1.0) / np.sqrt(F4(size))
-    for r in range(repeat + 1):
+    for i in range(qkv.size):
+        qkv[i] += bias[i]
+    for r in range(repeat):
         for d in range(half):
-            i = r * size + d
-            a, b = qkv[i] + bias[i], qkv[i + half] + bias[i + half]
-            first, second = a * cos[d] - b * sin[d], b * cos[d] + a * sin[d]
-            if r < repeat:
-                q[r, d], q[r, d + half] = first * scale, second * scale
-            else:
-                tail_k[d, column], tail_k[d + half, column] = first, second
-    for d in range(size):
-        i = (repeat + 1) * size + d
-        tail_v[column, d] = qkv[i] + bias[i]
+            a, b = qkv[r * size + d] * scale, qkv[r * size + half + d] * scale
+            q[r, d], q[r, half + d] = a * cos[d] - b * sin[d], b * cos[d] + a * sin[d]
+    for d in range(half):
+        i = repeat * size + d
+        a, b = qkv[i], qkv[i + half]
+        qkv[i], qkv[i + half] = a * cos[d] - b * sin[d], b * cos[d] + a * sin[d]
 
 
 @njit(inline="always")
-def _joint_softmax(prompt, tail):
-    """One softmax over two rows, in place."""
+def _write_key_and_value(qkv, tail_k, tail_v, column):
+    """Put the key and the value, the last 2 * D numbers of qkv, at a column of tails [L / BLOCK, D, BLOCK], [L, D]."""
+    size, block, place = tail_v.shape[1], column // BLOCK, column % BLOCK
+    first = qkv.size - 2 * size
+    for d in range(size):
+        tail_k[block, d, place] = qkv[first + d]
+        tail_v[column, d] = qkv[first + size + d]
+
+
+@njit(inline="always")
+def _joint_powers(prompt, tail):
+    """Replace two rows by their powers of e, as one softmax has them; gives what they are still to be scaled by."""
     top = max(largest(prompt), largest(tail))
-    inverse = F4(1.0) / exp_row(tail, top, exp_row(prompt, top, F4(0.0)))
-    scale_row(prompt, inverse)
-    scale_row(tail, inverse)
+    return F4(1.0) / exp_row(tail, top, exp_row(prompt, top, F4(0.0)))
 
 
 @njit(inline="always")
 def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count, prompt, first_columns, column, keep):
     """Attention of `count` going rows of a group from the `first_row`th on, for one key head and its R queries each.
+
+    Tails are asked for while others are worked on: they change with every sample, and memory is far.
 
     Args: prompt: length of the group's own.  first_columns [M]: of each sample's own tail.  column: of the new token.
     """
@@ -162,45 +175,50 @@ def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count
     q_at = places.q + 4 * thread * sizes.samples * repeat * size
     scores_at = places.scores + 4 * thread * sizes.samples * repeat * width
     out_at = places.attended + 4 * thread * sizes.samples * repeat * size
+    scales = numbers(places.scales + 4 * thread * sizes.samples * repeat, (sizes.samples * repeat,))
     prefix_at = 4 * run * size * sizes.prompt
     prefix_k, prefix_v = layer[PREFIX_K] + prefix_at, layer[PREFIX_V] + prefix_at
     bias = numbers(layer[BIAS] + 4 * head * per_head, (per_head,))
     for m in range(count):
-        row, sample = first_row + m, live[first_row + m] - skipped
-        at = 4 * (run * sizes.samples + sample) * size * sizes.columns
+        row = first_row + m
         qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
         cos, sin = numbers(places.cos + 4 * row * half, (half,)), numbers(places.sin + 4 * row * half, (half,))
         q_here = q_at + 4 * m * repeat * size
-        q = numbers(q_here, (repeat, size))
-        tail_k = numbers(layer[TAIL_K] + at, (size, sizes.columns))
-        tail_v = numbers(layer[TAIL_V] + at, (sizes.columns, size))
-        _turn(qkv, bias, cos, sin, q, tail_k, tail_v, column)
-        keep_turned(thread, keep, i_layer, row, group, head, sizes, q_here, tail_k, tail_v, column)
+        _turn(qkv, bias, cos, sin, numbers(q_here, (repeat, size)))
+        keep_turned(thread, keep, i_layer, row, group, head, sizes, q_here, qkv)
     whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
     packed_product(count * repeat, whole, size, q_at, size, prefix_k, scores_at, width, 0, 0, 1)
     for m in range(count):
-        sample = live[first_row + m] - skipped
-        at = 4 * (run * sizes.samples + sample) * size * sizes.columns
-        first, scores = first_columns[sample], scores_at + 4 * (m * repeat * width + sizes.prompt)
-        start, stop = first // BLOCK * BLOCK, (column + BLOCK) // BLOCK * BLOCK
-        keys, found = layer[TAIL_K] + at + 4 * start, scores + 4 * start
-        product(repeat, stop - start, size, q_at + 4 * m * repeat * size, size, keys, sizes.columns, found, width, 0)
-        for r in range(repeat):
-            line = 4 * r * width
-            on_prompt = numbers(scores - 4 * sizes.prompt + line, (prompt,))
-            _joint_softmax(on_prompt, numbers(scores + line + 4 * first, (column + 1 - first,)))
-    product(count * repeat, size, prompt, scores_at, width, prefix_v, size, out_at, size, 0)
-    for m in range(count):
         row, sample = first_row + m, live[first_row + m] - skipped
-        first, out = first_columns[sample], out_at + 4 * m * repeat * size
-        scores = scores_at + 4 * (m * repeat * width + sizes.prompt + first)
-        values = layer[TAIL_V] + 4 * ((run * sizes.samples + sample) * sizes.columns + first) * size
-        product(repeat, size, column + 1 - first, scores, width, values, size, out, size, 1)
-        length = repeat * size
-        joined = numbers(places.joined + 4 * (row * sizes.kv_heads + head) * length, (length,))
-        attended = numbers(out, (length,))
-        for i in range(length):
-            joined[i] = attended[i]
+        at = 4 * (run * sizes.samples + sample) * size * sizes.columns
+        first, scores = first_columns[sample], scores_at + 4 * m * repeat * width
+        start, num = first // BLOCK * BLOCK, column + 1 - first
+        keys, values = layer[TAIL_K] + at + 4 * start * size, layer[TAIL_V] + at + 4 * first * size
+        ask_for(values, min(4 * num * size, AHEAD))
+        if m + 1 < count:
+            there = live[row + 1] - skipped
+            at_next = 4 * (run * sizes.samples + there) * size * sizes.columns
+            first_next = first_columns[there] // BLOCK * BLOCK
+            ask_for(layer[TAIL_K] + at_next + 4 * first_next * size, min(4 * (column + 1 - first_next) * size, AHEAD))
+        qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
+        tail_k = numbers(layer[TAIL_K] + at, (sizes.columns // BLOCK, size, BLOCK))
+        _write_key_and_value(qkv, tail_k, numbers(layer[TAIL_V] + at, (sizes.columns, size)), column)
+        on_tail, q_here = scores + 4 * sizes.prompt, q_at + 4 * m * repeat * size
+        stop = (column + BLOCK) // BLOCK * BLOCK
+        packed_product(repeat, stop - start, size, q_here, size, keys, on_tail + 4 * start, width, 0, 0, 1)
+        for r in range(repeat):
+            on_prompt = numbers(scores + 4 * r * width, (prompt,))
+            scales[m * repeat + r] = _joint_powers(on_prompt, numbers(on_tail + 4 * (r * width + first), (num,)))
+        out = out_at + 4 * m * repeat * size
+        product(repeat, size, num, on_tail + 4 * first, width, values, size, out, size, 0)
+    product(count * repeat, size, prompt, scores_at, width, prefix_v, size, out_at, size, 1)
+    for m in range(count):
+        for r in range(repeat):
+            place = ((first_row + m) * sizes.kv_heads + head) * repeat + r
+            joined = numbers(places.joined + 4 * place * size, (size,))
+            attended, scale = numbers(out_at + 4 * (m * repeat + r) * size, (size,)), scales[m * repeat + r]
+            for d in range(size):
+                joined[d] = attended[d] * scale
 
 
 @njit(inline="always")

@@ -12,8 +12,11 @@ size, C hidden size, I intermediate size, V vocabulary.
 
 from __future__ import annotations
 
+import math
+import mmap
 import weakref
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -27,34 +30,59 @@ from .trace_loops import Keep
 HEAD_LIMIT = 1 << 28
 """A head of more bytes is used where it stands: reading it takes as long, and packed it would exist twice."""
 
-LINE = 16
-"""Numbers of a cache line; packed weights begin at one."""
-
-SPARE_LIMIT = 1 << 25
-"""Memory of larger weights is given back: the update of such a model needs it more than the next rollout."""
+SPARE_LIMIT = 1 << 26
+"""Memory of larger layers is given back: the update of such a model needs it more than the next rollout."""
 
 Tables = tuple[np.ndarray, np.ndarray]
 
 _spare: dict[int, list[np.ndarray]] = defaultdict(list)
 """Memory of packed weights that are gone, by size: every rollout packs the same ones, and given back to the allocator
-it would be cut up in between."""
+it would be cut up in between.  Pages of 2 MB: looking up small ones takes a twentieth to a fifth of a step."""
+
+
+class Columns(NamedTuple):
+    """Columns first to first + width of a weight [K, N] (transposed: rows of [N, K]); with no width, all from there."""
+
+    weight: paddle.Tensor
+    first: int = 0
+    width: int | None = None
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the packed columns."""
+        outer, inner = self.weight.shape[:: 1 if self.transposed else -1]
+        return -(-(self.width or outer - self.first) // tiles.BLOCK), inner, tiles.BLOCK
 
 
 class Packed:
-    """Columns of a weight as `tiles.packed_product` reads them."""
+    """Columns of weights, one after another, as they are now and as `tiles.packed_product` reads them."""
 
-    def __init__(self, weight: paddle.Tensor, first: int = 0, width: int | None = None, transposed: bool = False):
-        """Take columns first to first + width of weight [K, N] (transposed: rows of [N, K]) as they are now."""
-        width, inner = width or weight.shape[0 if transposed else 1], weight.shape[1 if transposed else 0]
-        blocks = -(-width // tiles.BLOCK)
-        size = blocks * inner * tiles.BLOCK + LINE
-        memory = _spare[size].pop() if _spare[size] else np.empty(size, np.float32)
-        if memory.nbytes <= SPARE_LIMIT:
-            weakref.finalize(self, _spare[size].append, memory)
-        skip = -(memory.ctypes.data // 4) % LINE
-        packed = memory[skip : skip + size - LINE].reshape([blocks, inner, tiles.BLOCK])
-        tiles.pack(host.array(weight), first, width, transposed, packed)
-        self.memory, self.address = memory, packed.ctypes.data
+    def __init__(self, *parts: Columns):
+        sizes = [math.prod(part.shape) for part in parts]
+        self.memory = _huge_pages(sum(sizes))
+        if self.memory.nbytes <= SPARE_LIMIT:
+            weakref.finalize(self, _spare[self.memory.size].append, self.memory)
+        self.addresses: list[int] = []
+        first = -self.memory.ctypes.data % host.HUGE_PAGE // 4
+        for part, size in zip(parts, sizes, strict=True):
+            packed = self.memory[first : first + size].reshape(part.shape)
+            width = part.width or part.weight.shape[0 if part.transposed else 1] - part.first
+            tiles.pack(host.array(part.weight), part.first, width, part.transposed, packed)
+            self.addresses.append(packed.ctypes.data)
+            first += size
+
+
+def _huge_pages(count: int) -> np.ndarray:
+    """Memory for count numbers from its first address at a page of 2 MB on; pages are whole, and nobody's before."""
+    page = host.HUGE_PAGE // 4
+    size = (count + page - 1) // page * page + page
+    if _spare[size]:
+        return _spare[size].pop()
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = np.frombuffer(mmap.mmap(-1, 4 * size, **private), np.float32)
+    host.prefer_huge_pages(memory.ctypes.data, memory.nbytes)
+    return memory
 
 
 class HostLayer:
@@ -64,15 +92,10 @@ class HostLayer:
         width = weights.gate_up.shape[1] // 2
         self.kept = weights.norm_1, weights.norm_2, weights.qkv_bias
         norms = [tensor.data_ptr() for tensor in self.kept]
-        self.packed = (
-            Packed(weights.qkv),
-            Packed(weights.o),
-            Packed(weights.gate_up, 0, width),
-            Packed(weights.gate_up, width, width),
-            Packed(weights.down),
-        )
-        qkv, o, gate, up, down = (part.address for part in self.packed)
-        self.addresses = norms[0], qkv, norms[2], o, norms[1], gate, up, down
+        gate, up = Columns(weights.gate_up, 0, width), Columns(weights.gate_up, width, width)
+        self.packed = Packed(Columns(weights.qkv), Columns(weights.o), gate, up, Columns(weights.down))
+        qkv, o, *mlp = self.packed.addresses
+        self.addresses = norms[0], qkv, norms[2], o, norms[1], *mlp
 
 
 class HostStep:
@@ -127,13 +150,14 @@ class HostStep:
             empty(rows, s.kv_heads * (s.repeat + 2) * s.head_dim),
             empty(*per_thread, s.head_dim),
             empty(*per_thread, s.prompt + s.columns),
+            empty(*per_thread),
             empty(*per_thread, s.head_dim),
             empty(rows, by_head),
             empty(rows, s.intermediate),
             empty(rows, s.intermediate),
         )
         arrays = (self.x, *self.others, self.cos, self.sin)
-        norm, head = self.weights[2].data_ptr(), self.weights[1].address if self.weights[1] else 0
+        norm, head = self.weights[2].data_ptr(), self.weights[1].addresses[0] if self.weights[1] else 0
         self.places = Places(*(array.ctypes.data for array in arrays), norm, head, self.out.data_ptr())
 
     def __call__(self, ids: np.ndarray, positions: np.ndarray, tables: Tables, left: np.ndarray) -> paddle.Tensor:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows compiled decode steps take further, and how they keep what they compute of them (models/trace.py).
 
-Shape letters: B groups, M samples per group, N = B * M rows, R query heads per key head, D head size, L tail columns.
+Shape letters: B groups, M samples per group, N = B * M rows, R query heads per key head, D head size.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def keep_rows(thread, team, keep, layer, kind, samples, rows, width):
 
 
 @njit(inline="always")
-def keep_turned(thread, keep, layer, row, group, head, sizes, q, tail_k, tail_v, column):
-    """Copy a key head's turned queries, q [R, D] at an address, key and value of a going row into a fused row: all
-    queries, keys, values.
+def keep_turned(thread, keep, layer, row, group, head, sizes, q, qkv):
+    """Copy a key head's turned queries, q [R, D] at an address, and the key and value at the end of qkv into a going
+    row's fused row: all queries, keys, values.
     """
     slot, repeat, size = keep.slots[thread, row], sizes.repeat, sizes.head_dim
     if slot < 0:
@@ -84,7 +84,7 @@ def keep_turned(thread, keep, layer, row, group, head, sizes, q, tail_k, tail_v,
     key = numbers(place + 4 * (queries + head) * size, (size,))
     value = numbers(place + 4 * (queries + sizes.kv_heads + head) * size, (size,))
     for d in range(size):
-        key[d], value[d] = tail_k[d, column], tail_v[column, d]
+        key[d], value[d] = qkv[repeat * size + d], qkv[(repeat + 1) * size + d]
 
 
 @njit(inline="always")
