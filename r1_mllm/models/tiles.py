@@ -252,8 +252,9 @@ def _few_columns(m, n, inner, a, row_stride, stride, b, block_length, c, out_len
                 out[j] += number[0] * row[j]
 
 
-@exact(ELEVEN)
+@njit(inline="always")
 def _by_blocks(m, n, inner, a, row_stride, stride, b, block_length, c, out_length, add):
+    """Inlined, since a stride that is known makes a product a tenth to a fifth faster."""
     column = 0
     while column < n:
         left, right, out = n - column, b + 4 * column, c + 4 * column
@@ -286,10 +287,10 @@ def packed_product(m, n, inner, a, row_length, packed, c, out_length, add, threa
     blocks = (n + BLOCK - 1) // BLOCK
     for block in range(blocks * thread // num_threads, blocks * (thread + 1) // num_threads):
         b, out, width = packed + 4 * block * inner * BLOCK, c + 4 * block * BLOCK, min(BLOCK, n - block * BLOCK)
-        if width == BLOCK:  # lengths known here make a product a tenth faster
-            _block(m, inner, a, row_length, 1, b, BLOCK, out, out_length, add)
+        if width == BLOCK:
+            _block(m, inner, a, row_length, 1, b, BLOCK, out, out_length, add)  # with a length of rows that is known
         else:
-            _by_blocks(m, width, inner, a, row_length, 1, b, BLOCK, out, out_length, add)
+            product(m, width, inner, a, row_length, b, BLOCK, out, out_length, add)
 
 
 @loop
