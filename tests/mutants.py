@@ -58,6 +58,7 @@ MUTANTS = [
     Mutant("models/trace.py", "grad_x.add_(grad_middle)", "grad_x", READING),
     Mutant("models/trace.py", "num_prompt:], -1, in_place", "num_prompt:], 1, in_place", READING),
     Mutant("rollout/trace_loops.py", "slot * width + first", "slot * width", READING),
+    Mutant("rollout/cache.py", "keys[:, begin // block :]", "keys", "tests/rollout/test_host_step.py"),
     Mutant("rollout/host_loops.py", "if live[row] != row:", "if live[row] < row:", "tests/rollout/test_host_step.py"),
     Mutant("tasks/math_boxed.py", "return -1.0 if grade", "return 0.0 if grade", "tests/tasks/test_scorers.py"),
     Mutant("tasks/math_boxed.py", "(1.0 - config.format_weight) *", "1.0 *", "tests/tasks/test_scorers.py"),

@@ -98,6 +98,11 @@ def _as_float(typing_context, bits):
     return types.float32(types.int32), generate
 
 
+def write_past_caches(builder, stored):
+    """Have a store leave the caches to others; `fence` belongs behind the last one."""
+    stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
+
 @intrinsic
 def fence(typing_context):
     """Let what this thread wrote past the caches be seen by others before what it writes next."""

@@ -20,7 +20,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .loops import EXACT, exact, loop
+from .loops import EXACT, exact, loop, write_past_caches
 
 FEATURES = llvmlite.binding.get_host_cpu_features()
 LANES = 16 if FEATURES.get("avx512f") else 8
@@ -177,8 +177,7 @@ def _stream_vector(typing_context, source, target):
 
     def generate(context, builder, signature, arguments):
         source, target = (builder.inttoptr(address, VECTOR.as_pointer()) for address in arguments)
-        written = builder.store(builder.load(source, align=4), target, align=4 * LANES)
-        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        write_past_caches(builder, builder.store(builder.load(source, align=4), target, align=4 * LANES))
         return context.get_dummy_value()
 
     return types.void(source, target), generate

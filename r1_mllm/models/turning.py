@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from .loops import EXACT, fence, loop
+from .loops import EXACT, fence, loop, write_past_caches
 
 VECTOR_BYTES = 32
 """Of a row of a square: 16 numbers of 2 bytes, or 8 of 4."""
@@ -64,7 +64,7 @@ def _turn_squares(typing_context, matrix, past_caches, source, source_length, ou
                 align = VECTOR_BYTES if past_caches.literal_value else 1
                 written = builder.store(numbers, place(out, out_length, i, further), align=align)
                 if past_caches.literal_value:
-                    written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+                    write_past_caches(builder, written)
         return context.get_dummy_value()
 
     return types.void(matrix, past_caches, *(types.intp,) * 4), generate

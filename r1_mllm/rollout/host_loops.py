@@ -170,7 +170,7 @@ def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count
     Args: prompt: length of the group's own.  first_columns [M]: of each sample's own tail.  column: of the new token.
     """
     repeat, size, live = sizes.repeat, sizes.head_dim, keep.live[thread]
-    run, width = group * sizes.kv_heads + head, sizes.prompt + sizes.columns
+    run, width, tail = group * sizes.kv_heads + head, sizes.prompt + sizes.columns, 4 * size * sizes.columns
     per_head, half, skipped = (repeat + 2) * size, size // 2, group * sizes.samples
     q_at = places.q + 4 * thread * sizes.samples * repeat * size
     scores_at = places.scores + 4 * thread * sizes.samples * repeat * width
@@ -190,16 +190,16 @@ def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count
     packed_product(count * repeat, whole, size, q_at, size, prefix_k, scores_at, width, 0, 0, 1)
     for m in range(count):
         row, sample = first_row + m, live[first_row + m] - skipped
-        at = 4 * (run * sizes.samples + sample) * size * sizes.columns
+        at = tail * (run * sizes.samples + sample)
         first, scores = first_columns[sample], scores_at + 4 * m * repeat * width
         start, num = first // BLOCK * BLOCK, column + 1 - first
         keys, values = layer[TAIL_K] + at + 4 * start * size, layer[TAIL_V] + at + 4 * first * size
         ask_for(values, min(4 * num * size, AHEAD))
         if m + 1 < count:
             there = live[row + 1] - skipped
-            at_next = 4 * (run * sizes.samples + there) * size * sizes.columns
-            first_next = first_columns[there] // BLOCK * BLOCK
-            ask_for(layer[TAIL_K] + at_next + 4 * first_next * size, min(4 * (column + 1 - first_next) * size, AHEAD))
+            begin = 4 * (first_columns[there] // BLOCK * BLOCK) * size
+            place = layer[TAIL_K] + tail * (run * sizes.samples + there) + begin
+            ask_for(place, min(4 * (column + 1) * size - begin, AHEAD))
         qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
         tail_k = numbers(layer[TAIL_K] + at, (sizes.columns // BLOCK, size, BLOCK))
         _write_key_and_value(qkv, tail_k, numbers(layer[TAIL_V] + at, (sizes.columns, size)), column)

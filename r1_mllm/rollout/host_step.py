@@ -12,6 +12,7 @@ size, C hidden size, I intermediate size, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import weakref
@@ -49,10 +50,14 @@ class Columns(NamedTuple):
     transposed: bool = False
 
     @property
+    def count(self) -> int:
+        """How many columns."""
+        return self.width or self.weight.shape[0 if self.transposed else 1] - self.first
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Of the packed columns."""
-        outer, inner = self.weight.shape[:: 1 if self.transposed else -1]
-        return -(-(self.width or outer - self.first) // tiles.BLOCK), inner, tiles.BLOCK
+        return -(-self.count // tiles.BLOCK), self.weight.shape[1 if self.transposed else 0], tiles.BLOCK
 
 
 class Packed:
@@ -67,8 +72,7 @@ class Packed:
         first = -self.memory.ctypes.data % host.HUGE_PAGE // 4
         for part, size in zip(parts, sizes, strict=True):
             packed = self.memory[first : first + size].reshape(part.shape)
-            width = part.width or part.weight.shape[0 if part.transposed else 1] - part.first
-            tiles.pack(host.array(part.weight), part.first, width, part.transposed, packed)
+            tiles.pack(host.array(part.weight), part.first, part.count, part.transposed, packed)
             self.addresses.append(packed.ctypes.data)
             first += size
 
@@ -77,10 +81,13 @@ def _huge_pages(count: int) -> np.ndarray:
     """Memory for count numbers from its first address at a page of 2 MB on; pages are whole, and nobody's before."""
     page = host.HUGE_PAGE // 4
     size = (count + page - 1) // page * page + page
-    if _spare[size]:
+    with contextlib.suppress(IndexError):  # layers are packed on several threads
         return _spare[size].pop()
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    memory = np.frombuffer(mmap.mmap(-1, 4 * size, **private), np.float32)
+    try:
+        memory = np.frombuffer(mmap.mmap(-1, 4 * size, **private), np.float32)
+    except OSError as error:
+        raise MemoryError(f"no memory for {4 * size} bytes of packed weights: {error}") from error
     host.prefer_huge_pages(memory.ctypes.data, memory.nbytes)
     return memory
 

@@ -131,3 +131,9 @@ def test_packed_weights_live_as_long_as_they_are_used(limit, monkeypatch):
         tiles.packed_product(2, width, 300, x.ctypes.data, 300, address, out.ctypes.data, width, 0, 0, 1)
         np.testing.assert_allclose(out, np.tile(expected.sum(axis=0, dtype=np.float64), [2, 1]), rtol=1e-4, atol=1e-4)
     assert len(others) == 3
+
+
+def test_no_memory_for_packed_weights_is_no_other_error(monkeypatch):
+    monkeypatch.setattr(host_step.math, "prod", lambda shape: 1 << 55)  # more than addresses reach
+    with pytest.raises(MemoryError, match="packed weights"):
+        host_step.Packed(host_step.Columns(paddle.zeros([2, 2])))
