@@ -188,7 +188,7 @@ def silu_times_gradient(gate, up, inner, grad_up, hidden):
 
 
 @njit(inline="always")
-def _turn_row(x, cos, sin, heads, scale, out):
+def turn_row(x, cos, sin, heads, scale, out):
     """Turn the queries (the first heads[0], scaled) and keys (heads[1] after them) of a fused row x to out."""
     half = cos.size
     for h in range(heads[0] + heads[1]):
@@ -210,7 +210,7 @@ def rotate(x, cos, sin, heads, scale, out):
     """
     turned = 2 * cos.shape[1] * (heads[0] + heads[1])
     for t in range(x.shape[0]):
-        _turn_row(x[t], cos[t], sin[t], heads, scale, out[t])
+        turn_row(x[t], cos[t], sin[t], heads, scale, out[t])
         out[t, turned:] = x[t, turned:]
 
 
@@ -218,7 +218,7 @@ def rotate(x, cos, sin, heads, scale, out):
 def rotate_in_place(x, cos, sin, heads, scale):
     """As `rotate`, leaving the result where the rows are."""
     for t in range(x.shape[0]):
-        _turn_row(x[t], cos[t], sin[t], heads, scale, x[t])
+        turn_row(x[t], cos[t], sin[t], heads, scale, x[t])
 
 
 @intrinsic

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from ..models.crew import barrier, crew  # noqa: F401 (for those who run these)
-from ..models.loops import F4, exp, exp_row, fence, largest, loop, norm_rows
+from ..models.loops import F4, exp, exp_row, fence, largest, loop, norm_rows, turn_row
 from ..models.tiles import BLOCK, ask_for, numbers, packed_product, product
 from .trace_loops import ATTENDED, MIDDLE, X, find_live, give_places, keep_gates, keep_rows, keep_turned
 
@@ -126,22 +126,15 @@ class Drawn(NamedTuple):
 
 @njit(inline="always")
 def _turn(qkv, bias, cos, sin, q):
-    """Add bias to a row's heads qkv [(R + 2) * D] of one key head and turn its key, in place.
-
-    q [R, D] takes the queries, turned and scaled by 1 / sqrt(D).
+    """Add bias to a row's heads qkv [(R + 2) * D] of one key head, turn its queries and key, and scale the queries by
+    1 / sqrt(D), all in place; q [R * D] takes a copy of the queries.
     """
-    repeat, size = q.shape
-    half, scale = size // 2, F4(1.0) / np.sqrt(F4(size))
+    size = 2 * cos.size
     for i in range(qkv.size):
         qkv[i] += bias[i]
-    for r in range(repeat):
-        for d in range(half):
-            a, b = qkv[r * size + d] * scale, qkv[r * size + half + d] * scale
-            q[r, d], q[r, half + d] = a * cos[d] - b * sin[d], b * cos[d] + a * sin[d]
-    for d in range(half):
-        i = repeat * size + d
-        a, b = qkv[i], qkv[i + half]
-        qkv[i], qkv[i + half] = a * cos[d] - b * sin[d], b * cos[d] + a * sin[d]
+    turn_row(qkv, cos, sin, (q.size // size, 1), F4(1.0) / np.sqrt(F4(size)), qkv)
+    for i in range(q.size):
+        q[i] = qkv[i]
 
 
 @njit(inline="always")
@@ -184,7 +177,7 @@ def _attend(thread, i_layer, layer, places, sizes, group, head, first_row, count
         qkv = numbers(places.qkv + 4 * (row * sizes.kv_heads + head) * per_head, (per_head,))
         cos, sin = numbers(places.cos + 4 * row * half, (half,)), numbers(places.sin + 4 * row * half, (half,))
         q_here = q_at + 4 * m * repeat * size
-        _turn(qkv, bias, cos, sin, numbers(q_here, (repeat, size)))
+        _turn(qkv, bias, cos, sin, numbers(q_here, (repeat * size,)))
         keep_turned(thread, keep, i_layer, row, group, head, sizes, q_here, qkv)
     whole = (prompt + BLOCK - 1) // BLOCK * BLOCK
     packed_product(count * repeat, whole, size, q_at, size, prefix_k, scores_at, width, 0, 0, 1)

@@ -38,7 +38,7 @@ Tables = tuple[np.ndarray, np.ndarray]
 
 _spare: dict[int, list[np.ndarray]] = defaultdict(list)
 """Memory of packed weights that are gone, by size: every rollout packs the same ones, and given back to the allocator
-it would be cut up in between.  Pages of 2 MB: looking up small ones takes a twentieth to a fifth of a step."""
+it would be cut up in between."""
 
 
 class Columns(NamedTuple):
@@ -78,7 +78,10 @@ class Packed:
 
 
 def _huge_pages(count: int) -> np.ndarray:
-    """Memory for count numbers from its first address at a page of 2 MB on; pages are whole, and nobody's before."""
+    """Memory for count numbers from its first address at a page of 2 MB on; pages are whole, and nobody's before.
+
+    With pages of 4 kB, looking them up takes 6 to 17 % of a step's products.
+    """
     page = host.HUGE_PAGE // 4
     size = (count + page - 1) // page * page + page
     with contextlib.suppress(IndexError):  # layers are packed on several threads

@@ -161,10 +161,10 @@ def test_a_folder_with_other_work_is_refused(config, change, says):
 
 
 def test_sampling_is_timed_beside_its_floor(folder):
-    line = measure_rollout(RolloutBench(str(folder), prompts=2, gens=2, new=12, steps=2, warmup=1))
-    assert line["floor_ms"] >= max(line["floor_read_ms"], line["floor_multiply_ms"]) > 0
-    assert len(line["times_floor_each"]) == 2
-    assert line["times_floor"] == pytest.approx(np.mean(line["times_floor_each"]), abs=0.011)
+    line = measure_rollout(RolloutBench(str(folder), prompts=2, gens=2, new=12, steps=1, warmup=0))
+    assert line["floor_ms"] == max(line["floor_read_ms"], line["floor_multiply_ms"]) > 0
+    assert line["times_floor"] == pytest.approx(line["decode_step_ms"] / line["floor_ms"], rel=0.02)
+    assert line["times_floor_each"] == [line["times_floor"]]
 
 
 def test_a_step_is_compared_with_what_the_machine_gave_around_it():
@@ -275,7 +275,7 @@ def test_forward_bench_counts_what_it_runs(folder, monkeypatch):
     result = measure_forward(ForwardBench(str(folder), prompts=2, gens=2, new=3, steps=1, warmup=1))
     assert result["tokens"] > 2 * 2 * 3 and result["packs"] in (1, 2)
     assert 0 < result["forward_floor_s"] < result["forward_s"] < result["forward_backward_s"]
-    assert result["forward_backward_floor_s"] == pytest.approx(3 * result["forward_floor_s"], abs=2e-4)
+    assert result["forward_backward_floor_s"] == pytest.approx(3 * result["forward_floor_s"], rel=0.2)
 
 
 def test_load_bench_makes_and_loads_a_checkpoint(folder, tmp_path):
